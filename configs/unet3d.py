@@ -1,0 +1,155 @@
+"""3D U-Net for lung nodules on LUNA16 / LIDC-IDRI.
+
+    python -m lung_unet.main --config=configs/unet3d.py[:variant] --workdir=DIR [--config.key=value]
+
+Variants:
+    (none)     the full recipe for accelerators: 1 mm, 128³ patches, five levels
+    smoke      minutes on two CPU cores: 2 mm, 32³ patches, three levels
+    mlperf     the geometry of MLPerf Training's unet3d, for throughput
+    nnunet     nnU-Net's 3d_fullres plan for LUNA16 at 1 mm, for throughput
+    peer_cpu   batch 2 × 64³, channels 16 32 64 128: the CPU comparison with MONAI
+
+Plain data: nothing of the package is imported here.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = ConfigDict()
+    config.variant = variant
+    config.seed = 0
+
+    config.data = ConfigDict()
+    config.data.dir = ""  # prepared dataset, or scans (data/source.py); empty: the phantom is built
+    config.data.lidc_xml = ""  # the readers' XML; empty: lidc_xml/ in the LUNA16 folder, if there
+    config.data.fold = 0  # the subset to test on; the next one validates
+    config.data.spacing_mm = 1.0
+    config.data.margin_mm = 12.0  # kept around the lungs
+    # Stored blocks are 1.25 × the patch an axis, so that a crop reads twice what it yields.
+    config.data.block = (160, 160, 160)
+    config.data.nodule_blocks = 4  # stored around each nodule
+    config.data.min_readers = 3  # that outlined a nodule; findings of fewer are ignored
+    config.data.outlines = "readers"  # readers, sphere (of the annotated diameter, XML or not)
+    config.data.phantom_scans = 12
+    config.data.window_hu = (-1000.0, 400.0)  # mapped to -1 … 1
+    config.data.patch = (128, 128, 128)  # voxels (z, y, x)
+    config.data.nodule_fraction = 0.5  # of patches; nnU-Net's rate is a third to a half
+    config.data.label = "consensus"  # consensus, any, soft: see data/labels.py
+    config.data.consensus = 2  # readers that must agree on a voxel: LIDC's usual 50%
+    config.data.threads = 8  # that read, decode and crop
+    config.data.prefetch = 4  # batches
+    config.data.on_broken = "stop"  # stop, skip: at a record that cannot be read, in training
+
+    config.model = ConfigDict()
+    config.model.channels = (32, 64, 128, 256, 320)
+    config.model.convs = 2  # a stage, on both sides
+    config.model.norm = "instance"  # instance, group, none
+    config.model.activation = "leaky_relu"  # leaky_relu, relu, gelu, silu
+    config.model.down = "max_pool"  # max_pool, strided
+    config.model.up = "transpose"  # transpose, nearest
+    config.model.dtype = "auto"  # bfloat16 on accelerators, float32 on CPU; or name one
+
+    config.loss = ConfigDict()
+    config.loss.name = "dice_ce"  # cross_entropy, dice, dice_ce, focal, tversky
+    config.loss.focal_gamma = 2.0
+    config.loss.tversky_alpha = 0.3  # weight of false positives
+    config.loss.tversky_beta = 0.7  # weight of false negatives
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "adamw"  # adamw, sgd
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "cosine"  # cosine, poly, constant
+    config.optimizer.warmup_steps = 1000
+    config.optimizer.momentum = 0.99  # sgd
+    config.optimizer.weight_decay = 3e-5
+    config.optimizer.clip_norm = 12.0  # of the gradient
+
+    config.augment = ConfigDict()
+    config.augment.flip = True
+    config.augment.rotate90 = True  # in the axial plane
+    config.augment.affine_probability = 0.2
+    config.augment.rotate_degrees = 30.0
+    config.augment.scale = (0.7, 1.4)
+    config.augment.brightness = 0.1  # standard deviation of an added constant, window units
+    config.augment.contrast = (0.75, 1.25)
+    config.augment.gamma = (0.7, 1.5)
+    config.augment.noise = 0.1  # largest standard deviation
+    config.augment.intensity_probability = 0.15  # of each intensity change
+
+    config.mesh = ConfigDict()
+    config.mesh.data = 1  # devices over the batch
+    config.mesh.space = 1  # devices over the depth of a patch
+
+    config.train = ConfigDict()
+    config.train.steps = 50_000
+    config.train.batch_size = 2  # global
+    config.train.log_every = 50
+    config.train.eval_every = 1000
+    config.train.checkpoint_every = 1000
+    config.train.validation_patches = 64
+
+    config.evaluation = ConfigDict()
+    config.evaluation.overlap = 0.5
+    config.evaluation.batch_size = 2  # windows at once
+    config.evaluation.threshold = 0.5
+    config.evaluation.min_diameter_mm = 3.0  # smaller candidates are dropped: LUNA16 has none
+
+    if variant:
+        if variant not in VARIANTS:
+            known = ", ".join(VARIANTS)
+            raise ValueError(f"unknown variant {variant!r} of configs/unet3d.py; known: {known}")
+        VARIANTS[variant](config)
+    return config
+
+
+def _smoke(config: ConfigDict) -> None:
+    """The whole main job in minutes on two CPU cores; mean nodule Dice above 0.6 on the phantom."""
+    config.data.spacing_mm = 2.0
+    config.data.block = (40, 40, 40)
+    config.data.patch = (32, 32, 32)
+    config.data.threads = 2
+    config.data.nodule_blocks = 8
+    config.data.nodule_fraction = 0.75  # few nodules, few steps: see as many as can be
+    config.model.channels = (8, 16, 32)
+    config.model.activation = "relu"
+    config.optimizer.learning_rate = 1e-2
+    config.optimizer.warmup_steps = 20
+    config.train.steps = 600
+    config.train.batch_size = 8
+    config.train.log_every = 10
+    config.train.eval_every = 100
+    config.train.checkpoint_every = 100
+    config.train.validation_patches = 32
+    config.evaluation.batch_size = 8
+    config.evaluation.threshold = 0.3
+
+
+def _mlperf(config: ConfigDict) -> None:
+    """MLPerf Training's unet3d: 128³, batch 7 a device, five levels."""
+    config.train.batch_size = 7
+
+
+def _nnunet(config: ConfigDict) -> None:
+    """nnU-Net v2's 3d_fullres plan for LUNA16 at 1 mm."""
+    config.model.channels = (32, 64, 128, 256, 320, 320)
+    config.model.down = "strided"
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 1e-2
+    config.optimizer.schedule = "poly"
+    config.optimizer.warmup_steps = 0
+
+
+def _peer_cpu(config: ConfigDict) -> None:
+    """The network that MONAI's DynUNet is timed with on the CPU."""
+    config.data.block = (80, 80, 80)
+    config.data.patch = (64, 64, 64)
+    config.model.channels = (16, 32, 64, 128)
+    config.model.down = "strided"
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 1e-2
+    config.optimizer.schedule = "poly"
+    config.optimizer.warmup_steps = 0
+
+
+VARIANTS = {"smoke": _smoke, "mlperf": _mlperf, "nnunet": _nnunet, "peer_cpu": _peer_cpu}

@@ -1,0 +1,113 @@
+"""What every command shares: flags, the configuration, and errors in one line."""
+
+import contextlib
+import io
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from lung_unet.allocator import keep_freed_memory
+from lung_unet.errors import InputError
+
+flags.disclaim_key_flags()  # --config is the command's flag, so that its --help lists it
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and runs `main`; a user's mistake becomes one line and exit code 1."""
+
+    def guarded(argv: list[str]) -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(line_buffering=True)  # a log file shows progress too
+        logging.set_verbosity(logging.WARNING)  # the libraries' chatter is nobody's business
+        try:
+            if len(argv) > 1:
+                raise InputError(f"unexpected argument {argv[1]!r}; see --help")
+            main()
+        except InputError as error:
+            sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            sys.exit("interrupted; run the same command again to go on")
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    with _told():
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            getattr(flags.FLAGS["config"].value, "keys", None)  # raises if there is no such file
+        return rest
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Turns what absl and ml_collections raise for a wrong flag into one line and exit code 1."""
+    try:
+        yield
+    except (AttributeError, KeyError) as error:
+        sys.exit(f"error: --config has no field {_reason(error)}; see configs/")
+    except flags.Error as error:
+        sys.exit(f"error: {_reason(error)}; see --help")
+    except (ValueError, TypeError, OSError, ImportError, SyntaxError) as error:
+        sys.exit(f"error: --config: {_reason(error)}; see configs/")
+
+
+def _reason(error: Exception) -> str:
+    """The message in one line, without the exceptions and tracebacks that libraries put into it."""
+    while error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]
+    text = str(error.args[0] if isinstance(error, KeyError) else error).strip()
+    if "Traceback" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    elif isinstance(error, OSError):
+        text = text.splitlines()[-1].partition("] ")[2] or text
+    return " ".join(text.split())
+
+
+def define_config(default: str | None = None) -> flags.FlagHolder:
+    """The --config flag: a file of configs/, with a variant after a colon."""
+    with _told():  # the overrides of a default are read here
+        return config_flags.DEFINE_config_file(
+            "config", default, "Configuration file, as configs/unet3d.py:smoke.", lock_config=True
+        )
+
+
+def required(name: str) -> str:
+    """The value of a flag that a command needs.
+
+    Raises:
+      InputError: it was not given.
+    """
+    value = flags.FLAGS[name].value
+    if not value:
+        raise InputError(f"--{name} is missing; see --help")
+    return value
+
+
+def set_up_jax() -> None:
+    """Keeps compiled programs on disk, so that a restart compiles nothing again, and freed memory.
+
+    Call it before the first computation.
+    """
+    import jax
+
+    keep_freed_memory()
+
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if cache is None:
+        cache = str(pathlib.Path.home() / ".cache" / "lung_unet" / "jax")
+        jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def frozen(config: ConfigDict) -> dict:
+    """The configuration as plain JSON-able data."""
+    return {
+        key: frozen(value) if isinstance(value, ConfigDict) else
+        list(value) if isinstance(value, tuple) else value
+        for key, value in config.items()
+    }  # fmt: skip

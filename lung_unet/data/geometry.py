@@ -1,0 +1,40 @@
+"""What the grid of a CT can be, so that no broken or hostile header is believed."""
+
+import math
+import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from lung_unet.data.scan import Grid
+from lung_unet.errors import InputError
+
+MAX_VOXELS = 2048 * 2048 * 1024  # far above any chest CT
+
+
+def check_grid(path: pathlib.Path, grid: Grid) -> None:
+    """Refuses a grid that no CT has; memory may be asked for after it.
+
+    Raises:
+      InputError: not three dimensions, an absurd size or spacing, a direction that is no rotation,
+        or NaN.
+    """
+    for name, values in (("spacing", grid.spacing_mm), ("origin", grid.origin_mm)):
+        if len(values) != 3 or not np.isfinite(values).all():
+            raise InputError(f"{path}: {name} {_show(values)} mm is not finite; fix the header")
+    if len(grid.shape) != 3 or min(grid.shape) < 1 or math.prod(grid.shape) > MAX_VOXELS:
+        raise InputError(
+            f"{path}: {_show(grid.shape)} voxels are not a CT's, which has three sizes and at most "
+            f"{MAX_VOXELS} voxels; fix the header"
+        )
+    if not ((grid.spacing_mm > 1e-3) & (grid.spacing_mm < 100)).all():
+        raise InputError(f"{path}: spacing {_show(grid.spacing_mm)} mm is not a CT's; fix it")
+    if not np.allclose(grid.direction.T @ grid.direction, np.eye(3), atol=1e-3):
+        raise InputError(
+            f"{path}: its axes are not at right angles (direction {grid.direction.tolist()}); "
+            "resample it to a straight grid"
+        )
+
+
+def _show(values: Iterable[float]) -> str:
+    return "×".join(f"{v:g}" for v in values)

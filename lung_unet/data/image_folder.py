@@ -1,0 +1,203 @@
+"""One's own scans: images and labels on the same grid, with the split that one chose.
+
+images/NAME.nii.gz   a chest CT in HU; also .nii, .nrrd, .mha, .mhd
+labels/NAME.nii.gz   of the same name and grid, any of these formats, whole numbers: 0 nothing,
+                     255 ignored in every loss and metric, 1 to 254 nodule
+lungs/NAME.nii.gz    (optional) above 0 in the lungs
+splits.csv           columns name, split (train, validation or test) and, if known, patient
+
+Names are stored with what is made of the scans: choose some that identify nobody.
+
+If 1 is the only nodule value of a label, each part of it (connected by faces, edges or corners) is
+a nodule; if there are others, each value is one nodule, however many parts it has.
+"""
+
+import hashlib
+import json
+import pathlib
+
+import cc3d
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from lung_unet.data.images import check_chest, grid_of, hounsfield, read_image
+from lung_unet.data.luna16 import Match
+from lung_unet.data.lungs import LEFT, segment_lungs
+from lung_unet.data.metaimage import data_file
+from lung_unet.data.patients import patient_key
+from lung_unet.data.scan import IGNORE, READERS, Finding, Grid, Scan
+from lung_unet.data.tables import read_rows
+from lung_unet.errors import InputError
+
+FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+SUBSETS = {"test": 0, "validation": 1, "train": 2}  # so that fold 0 is the split of splits.csv
+OFF_GRID = 0.1  # of a voxel: headers are rounded
+
+
+class ImageFolder:
+    """Index of a folder of images and labels; reads one scan at a time.
+
+    A scan's series UID is the name of its image. `subsets` follow splits.csv.
+
+    Raises:
+      InputError: an image, a label or a row of splits.csv without the others, a patient in two
+        splits, or a split without scans.
+    """
+
+    kind = "images and labels"
+    absent: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, root: str | pathlib.Path):
+        self.root = pathlib.Path(root)
+        self.paths, self.labels, self.lungs = (
+            _named(self.root / folder) for folder in ("images", "labels", "lungs")
+        )
+        splits = self.root / "splits.csv"
+        self.subsets, self.patients = _read_splits(splits)
+        for name in sorted(self.paths.keys() | self.labels.keys() | self.subsets.keys()):
+            image, label = self.paths.get(name), self.labels.get(name)
+            if image is None:
+                found = f"{label}: is a label" if label else f"{splits}: names {name}"
+                raise InputError(f"{found} without an image; add images/{name} or remove it")
+            if label is None:
+                raise InputError(
+                    f"{image}: has no label; add labels/{name}, all 0 if it has no nodule"
+                )
+            if name not in self.subsets:
+                raise InputError(f"{image}: is not in {splits}; add a row for {name}")
+        for name in self.lungs.keys() - self.paths.keys():
+            raise InputError(f"{self.lungs[name]}: is a mask without an image; remove it")
+        for split, subset in SUBSETS.items():
+            if subset not in self.subsets.values():
+                raise InputError(f"{splits}: no scan is in the {split} split; give it one")
+
+    @property
+    def outlines(self) -> dict[str, pathlib.Path]:
+        return self.labels
+
+    def read_matched(self, series_uid: str) -> tuple[Scan, list[Match]]:
+        """The scan on its own grid with its findings; there are no annotations to match."""
+        if series_uid not in self.paths:
+            raise InputError(f"{self.root}: has no image {series_uid}; check the name")
+        path = self.paths[series_uid]
+        image = read_image(path)
+        grid, hu = grid_of(image), hounsfield(image, path)
+        check_chest(path, hu)
+        findings = findings_of(_read_mask(self.labels[series_uid], grid, path), grid)
+        if series_uid in self.lungs:
+            lungs = _read_mask(self.lungs[series_uid], grid, path).astype(bool) * np.uint8(LEFT)
+            return Scan(series_uid, grid, hu, lungs, "lungs", findings), []
+        return Scan(series_uid, grid, hu, segment_lungs(hu, grid), "computed", findings), []
+
+    def fingerprint(self, series_uid: str) -> str:
+        """A hash that changes when anything the scan is read from changes."""
+        files = [t[series_uid] for t in (self.paths, self.labels, self.lungs) if series_uid in t]
+        files += [data_file(f) for f in files if f.suffix.lower() == ".mhd"]
+        seen = [(str(f.relative_to(self.root)), *_state(f)) for f in files]
+        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+
+
+def findings_of(labels: np.ndarray, grid: Grid) -> tuple[Finding, ...]:
+    """The nodules of a label volume, uint8 (z, y, x), each as of all readers, and what it ignores.
+
+    A diameter is that of a ball of the same volume.
+    """
+    nodules = np.where(labels == IGNORE, 0, labels)
+    if nodules.max() == 1:
+        nodules = cc3d.connected_components(nodules, connectivity=26)
+    ignored = cc3d.connected_components(labels == IGNORE, connectivity=26)
+    return tuple(
+        _finding(numbered[box] == number, box, grid, included)
+        for numbered, included in ((nodules, True), (ignored, False))
+        for number, box in enumerate(ndimage.find_objects(numbered), 1)
+        if box is not None
+    )
+
+
+def _finding(inside: np.ndarray, box: tuple[slice, ...], grid: Grid, included: bool) -> Finding:
+    low = np.array([side.start for side in box])
+    volume_mm3 = np.count_nonzero(inside) * np.prod(grid.spacing_mm)
+    return Finding(
+        centre_mm=grid.to_world(np.argwhere(inside).mean(axis=0) + low),
+        diameter_mm=float(2 * (3 * volume_mm3 / (4 * np.pi)) ** (1 / 3)),
+        readers=READERS if included else 0,
+        included=included,
+        low=low,
+        votes=inside * np.uint8(READERS if included else 1),
+    )
+
+
+def _named(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The images of a folder by their names without suffix."""
+    named: dict[str, pathlib.Path] = {}
+    for path in sorted(folder.glob("[!.]*")):
+        suffix = next((s for s in FORMATS if path.name.lower().endswith(s)), None)
+        if suffix is None or not path.is_file():
+            continue
+        name = path.name[: -len(suffix)]
+        if name in named:
+            raise InputError(f"{path}: {named[name].name} has the same name; remove one")
+        named[name] = path
+    return named
+
+
+def _read_splits(path: pathlib.Path) -> tuple[dict[str, int], dict[str, str]]:
+    """Subset and, where it is given, patient of each name."""
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file; give each image a row with its name and its split, one of "
+            f"{', '.join(SUBSETS)}, under the heading name,split or name,split,patient"
+        )
+    subsets: dict[str, int] = {}
+    patients: dict[str, str] = {}
+    first: dict[str, str] = {}  # where each patient is seen first
+    for line, row in read_rows(path, ("name", "split")):
+        name, split, patient = row["name"], row["split"], (row.get("patient") or "").strip()
+        if name in subsets:
+            raise InputError(f"{path}: line {line}: {name} is there twice; remove one")
+        if split not in SUBSETS:
+            raise InputError(
+                f"{path}: line {line}: split {split!r} is none of {', '.join(SUBSETS)}; correct it"
+            )
+        subsets[name] = SUBSETS[split]
+        if patient:
+            patients[name] = patient_key(patient)
+            other = first.setdefault(patients[name], name)
+            if subsets[other] != subsets[name]:
+                raise InputError(
+                    f"{path}: line {line}: {name} is of the same patient as {other}, but in "
+                    "another split; put both into one"
+                )
+    return subsets, patients
+
+
+def _read_mask(path: pathlib.Path, grid: Grid, image: pathlib.Path) -> np.ndarray:
+    """uint8 (z, y, x) of a mask that lies on the grid of its image."""
+    mask = read_image(path)
+    found = grid_of(mask)
+    if found.shape != grid.shape:
+        raise InputError(
+            f"{path}: {found.shape} voxels (z, y, x), but {image.name} has {grid.shape}; "
+            "resample it to the image's grid"
+        )
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(grid.shape) - 1)
+    off_mm = np.linalg.norm(found.to_world(corners) - grid.to_world(corners), axis=1).max()
+    if off_mm > OFF_GRID * grid.spacing_mm.min():
+        raise InputError(
+            f"{path}: lies up to {off_mm:.2f} mm from {image.name} (origin, spacing or direction "
+            "differ); resample it to the image's grid"
+        )
+    values = sitk.GetArrayFromImage(mask)
+    with np.errstate(invalid="ignore"):  # NaN is told below
+        whole = values.astype(np.uint8)
+    if not np.array_equal(whole, values):
+        raise InputError(
+            f"{path}: its values are not whole numbers from 0 to 255; save it as 8 bit"
+        )
+    return whole
+
+
+def _state(path: pathlib.Path) -> tuple[int, int]:
+    return path.stat().st_size, path.stat().st_mtime_ns

@@ -1,0 +1,134 @@
+"""Image files to arrays with geometry and back: MetaImage, NIfTI, NRRD, DICOM, through SimpleITK.
+
+The one border where SimpleITK's (x, y, z) becomes (z, y, x).
+"""
+
+import gzip
+import math
+import os
+import pathlib
+import zlib
+
+import numpy as np
+import SimpleITK as sitk
+
+from lung_unet.data import metaimage
+from lung_unet.data.dicom_series import only_series, read_volume
+from lung_unet.data.geometry import check_grid
+from lung_unet.data.scan import Grid
+from lung_unet.errors import InputError
+from lung_unet.files import atomic_path
+
+SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd", ".nhdr")
+AIR_HU = -300  # every CT of a chest has voxels below it
+
+sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's own warnings name no remedy
+
+
+def grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
+    """The grid of a 3D SimpleITK image, or of a reader that has read its header."""
+    return Grid(
+        tuple(image.GetSize()[::-1]),
+        np.array(image.GetSpacing()[::-1]),
+        np.array(image.GetOrigin()[::-1]),
+        np.array(image.GetDirection()).reshape(3, 3)[::-1, ::-1],
+    )
+
+
+def image_of(array: np.ndarray, grid: Grid) -> sitk.Image:
+    """A SimpleITK image of an array (z, y, x) on a grid."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing([float(v) for v in grid.spacing_mm[::-1]])
+    image.SetOrigin([float(v) for v in grid.origin_mm[::-1]])
+    image.SetDirection([float(v) for v in grid.direction[::-1, ::-1].ravel()])
+    return image
+
+
+def write_image(path: str | os.PathLike, array: np.ndarray, grid: Grid) -> None:
+    """Writes an array (z, y, x) on its grid, compressed, atomically; the suffix is the format.
+
+    A format of one file: .mhd and .nhdr name another file and so cannot be renamed into place.
+    """
+    with atomic_path(path) as temporary:
+        sitk.WriteImage(image_of(array, grid), str(temporary), useCompression=True)
+
+
+def read_image(path: pathlib.Path) -> sitk.Image:
+    """One 3D image of a file or of a folder that holds one DICOM series.
+
+    Raises:
+      InputError: missing, unreadable, truncated, not 3D, absurdly large, or of broken geometry.
+    """
+    if path.is_dir():
+        return image_of(*read_volume(only_series(path), path))
+    if not path.is_file():
+        raise InputError(f"{path}: no such image; check the path")
+    name = path.name.lower()
+    if name.endswith((".mhd", ".mha")):
+        return image_of(*metaimage.read(path))
+    if not name.endswith(SUFFIXES):
+        raise InputError(
+            f"{path}: unknown image type; give {', '.join(SUFFIXES)} or a DICOM folder"
+        )
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
+            raise InputError(
+                f"{path}: {reader.GetDimension()} dimensions and {reader.GetNumberOfComponents()} "
+                "values a voxel; give a 3D image of one value"
+            )
+        check_grid(path, grid_of(reader))
+        if name.endswith((".nii", ".nii.gz")):
+            _check_nifti(path, reader)
+        return reader.Execute()
+    except RuntimeError as error:
+        raise InputError(f"{path}: cannot be read ({_reason(error)}); copy it again") from error
+
+
+def hounsfield(image: sitk.Image, path: pathlib.Path) -> np.ndarray:
+    """int16 HU (z, y, x) of an image; values outside int16 and NaN are refused or clipped."""
+    array = sitk.GetArrayFromImage(image)
+    if not np.issubdtype(array.dtype, np.integer):
+        if not np.isfinite(array).all():
+            raise InputError(f"{path}: holds NaN or infinite values; export it again as int16 HU")
+        array = np.rint(array)
+    if not np.can_cast(array.dtype, np.int16):
+        array = np.clip(array, -32768, 32767)
+    return array.astype(np.int16, copy=False)
+
+
+def check_chest(path: pathlib.Path, hu: np.ndarray) -> None:
+    """Refuses values that are no HU of a chest, as of an image that was scaled for display.
+
+    Raises:
+      InputError: no voxel is as dark as a lung.
+    """
+    if hu.min() > AIR_HU:
+        raise InputError(f"{path}: its lowest value is {hu.min()}; give a chest CT in HU")
+
+
+def _check_nifti(path: pathlib.Path, reader: sitk.ImageFileReader) -> None:
+    """Refuses a NIfTI file that is cut short or damaged: ITK would make up what is missing."""
+    bits = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix"))
+    needed = int(float(reader.GetMetaData("vox_offset"))) + bits // 8
+    with open(path, "rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    opened = gzip.open if compressed else open  # gzip checks its checksum at the end
+    found = 0
+    try:
+        with opened(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                found += len(chunk)
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{path}: is damaged ({error}); copy it again") from error
+    if found < needed:
+        raise InputError(
+            f"{path}: holds {found} bytes, {needed} expected; it is truncated, copy it again"
+        )
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].removeprefix("sitk::ERROR: ")[:160] if lines else type(error).__name__

@@ -1,0 +1,235 @@
+"""A LUNA16 folder: ten subsets of scans, lung masks, two tables, and LIDC's XML where it is there.
+
+subset0..9/<series uid>.mhd + .raw or .zraw      seg-lungs-LUNA16/<series uid>.mhd (optional)
+annotations.csv   annotations_excluded.csv (optional)   seriesuids.csv (optional)
+patients.csv (optional): columns seriesuid and patient, so that a patient's scans share a subset
+lidc_xml/ (optional): the readers' outlines, LIDC-IDRI's XML files
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import re
+
+import numpy as np
+
+from lung_unet.data import lidc, tables
+from lung_unet.data.images import grid_of, hounsfield, read_image
+from lung_unet.data.lungs import segment_lungs
+from lung_unet.data.metaimage import data_file
+from lung_unet.data.patients import read_patients, together
+from lung_unet.data.scan import READERS, Finding, Grid, Scan
+from lung_unet.errors import InputError
+
+MIN_READERS = 3  # LUNA16 counts a nodule that three of the four readers outlined
+EXCLUDED_MM = 10.0  # LUNA16's evaluation takes this diameter where none is given
+TABLE_FOLDERS = ("", "evaluationScript/annotations", "annotations", "evaluationScript")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Match:
+    """A row of annotations.csv and the finding it was matched to; None: it became a sphere."""
+
+    mark: tables.Mark
+    finding: int | None
+
+
+class Luna16:
+    """Index of a LUNA16 folder; reads one scan at a time.
+
+    Findings that `min_readers` outlined count; others are ignored. With `outlines` = "sphere" no
+    XML is read, and every annotation is a sphere.
+
+    `subsets` maps each series UID found on disk to its subset, sorted; where patients.csv names
+    several series of one patient, to the lowest of theirs. `absent` lists series that
+    seriesuids.csv names and that are not on disk (a partial download).
+
+    Raises:
+      InputError: no scans, a broken table, or a table that names an unknown series.
+    """
+
+    kind = "LUNA16"
+
+    def __init__(
+        self,
+        root: str | pathlib.Path,
+        lidc_xml: str | pathlib.Path | None = None,
+        min_readers: int = MIN_READERS,
+        outlines: str = "readers",
+    ):
+        self.root = pathlib.Path(root)
+        self.min_readers = min_readers
+        if not self.root.is_dir():
+            raise InputError(f"{self.root}: no such folder; give the folder of LUNA16's subset0..9")
+        self.paths: dict[str, pathlib.Path] = {}
+        self.subsets: dict[str, int] = {}
+        for path in sorted(self.root.glob("subset*/*.mhd")):
+            number = re.fullmatch(r"subset([0-9])", path.parent.name)
+            if number is None:
+                continue
+            if path.stem in self.paths:
+                raise InputError(f"{path}: is also in {self.paths[path.stem].parent}; remove one")
+            self.paths[path.stem] = path
+            self.subsets[path.stem] = int(number[1])
+        if not self.paths:
+            raise InputError(f"{self.root}: no subset0..9/*.mhd in it; give LUNA16's own folder")
+        self.annotations_path = self._table("annotations.csv") or self.root / "annotations.csv"
+        self.annotations = _by_series(tables.read_marks(self.annotations_path))
+        excluded = self._table("annotations_excluded.csv")
+        self.excluded = _by_series(tables.read_marks(excluded) if excluded else [])
+        listed = self._table("seriesuids.csv")
+        known = set(tables.read_series_uids(listed)) if listed else None
+        self.absent = sorted((known or set()) - set(self.paths))
+        if known is not None:
+            for uid, marks in self.annotations.items():
+                if uid not in known and uid not in self.paths:
+                    raise InputError(
+                        f"{self.annotations_path}: line {marks[0].line}: series {uid} is unknown; "
+                        f"{listed} does not name it, correct one of them"
+                    )
+        listing = self._table("patients.csv")
+        self.patients = read_patients(listing) if listing else {}
+        self.patients = {uid: p for uid, p in self.patients.items() if uid in self.paths}
+        self.subsets, self.notes = together(self.subsets, self.patients)
+        if self.absent:
+            self.notes.append(f"{len(self.absent)} of the series in seriesuids.csv are not on disk")
+        xml = pathlib.Path(lidc_xml) if lidc_xml else self.root / "lidc_xml"
+        if lidc_xml and not xml.is_dir():
+            raise InputError(f"{xml}: no such folder; give the folder of LIDC-IDRI's XML files")
+        self.outlines = lidc.index(xml) if xml.is_dir() and outlines == "readers" else {}
+
+    def _table(self, name: str) -> pathlib.Path | None:
+        places = (self.root / folder / name for folder in TABLE_FOLDERS)
+        return next((path for path in places if path.is_file()), None)
+
+    def read(self, series_uid: str) -> Scan:
+        """The scan on its own grid, with its findings."""
+        return self.read_matched(series_uid)[0]
+
+    def read_matched(self, series_uid: str) -> tuple[Scan, list[Match]]:
+        """The scan, and what each of its annotations was matched to."""
+        if series_uid not in self.paths:
+            raise InputError(f"{self.root}: series {series_uid} is not in subset0..9")
+        path = self.paths[series_uid]
+        image = read_image(path)
+        grid = grid_of(image)
+        hu = hounsfield(image, path)
+        lungs, source = self._lungs(series_uid, grid, hu)
+        findings, matches = self._findings(series_uid, grid)
+        return Scan(series_uid, grid, hu, lungs, source, findings), matches
+
+    def _lungs(self, series_uid: str, grid: Grid, hu: np.ndarray) -> tuple[np.ndarray, str]:
+        path = self.root / "seg-lungs-LUNA16" / f"{series_uid}.mhd"
+        if not path.is_file():
+            return segment_lungs(hu, grid), "computed"
+        lungs = hounsfield(read_image(path), path)
+        if lungs.shape != grid.shape:
+            raise InputError(
+                f"{path}: {lungs.shape} voxels, but its scan has {grid.shape}; copy both again"
+            )
+        return lungs.astype(np.uint8), "seg-lungs-LUNA16"
+
+    def _findings(self, series_uid: str, grid: Grid) -> tuple[tuple[Finding, ...], list[Match]]:
+        findings: list[Finding] = []
+        if series_uid in self.outlines:
+            marks = lidc.read_marks(self.outlines[series_uid])[series_uid]
+            findings = list(lidc.findings(marks, grid, self.min_readers))
+        matches = []
+        for mark in self.annotations.get(series_uid, []):
+            at = grid.to_voxel(mark.centre_mm)
+            if not ((at > -1) & (at < grid.shape)).all() or mark.diameter_mm <= 0:
+                raise InputError(
+                    f"{self.annotations_path}: line {mark.line}: a {mark.diameter_mm:g} mm nodule "
+                    f"at voxel {np.rint(at).astype(int).tolist()} (z, y, x) lies outside scan "
+                    f"{series_uid} of {list(grid.shape)}; coordinates must be world mm"
+                )
+            index = _nearest(findings, mark, min(self.min_readers, MIN_READERS))
+            if index is None:
+                findings.append(sphere(mark.centre_mm, mark.diameter_mm, grid, included=True))
+            else:  # the outline is the readers', position and diameter are LUNA16's
+                findings[index] = dataclasses.replace(
+                    findings[index], centre_mm=mark.centre_mm, diameter_mm=mark.diameter_mm
+                )
+            matches.append(Match(mark, index))
+        for mark in self.excluded.get(series_uid, []):
+            at = grid.to_voxel(mark.centre_mm)
+            if ((at > -1) & (at < grid.shape)).all() and not _outlined(findings, at):
+                diameter = mark.diameter_mm if mark.diameter_mm > 0 else EXCLUDED_MM
+                findings.append(sphere(mark.centre_mm, diameter, grid, included=False))
+        return tuple(findings), matches
+
+    def fingerprint(self, series_uid: str) -> str:
+        """A hash that changes when anything the scan is read from changes."""
+        headers = [self.paths[series_uid], self.root / "seg-lungs-LUNA16" / f"{series_uid}.mhd"]
+        files = [f for h in headers if h.is_file() for f in (h, data_file(h))]
+        seen = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        outlines = [
+            hashlib.sha256(p.read_bytes()).hexdigest() for p in self.outlines.get(series_uid, [])
+        ]
+        rows = [
+            [(*m.centre_mm, m.diameter_mm) for m in table.get(series_uid, [])]
+            for table in (self.annotations, self.excluded)
+        ]
+        return hashlib.sha256(json.dumps([seen, outlines, rows]).encode()).hexdigest()
+
+
+def read_scan(
+    root: str | pathlib.Path, series_uid: str, lidc_xml: str | pathlib.Path | None = None
+) -> Scan:
+    """One scan of a LUNA16 folder on its own grid: HU, reader votes, ignore mask, lungs."""
+    return _opened(pathlib.Path(root), lidc_xml).read(series_uid)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(root: pathlib.Path, lidc_xml: str | pathlib.Path | None) -> Luna16:
+    return Luna16(root, lidc_xml)
+
+
+def sphere(centre_mm: np.ndarray, diameter_mm: float, grid: Grid, included: bool) -> Finding:
+    """A finding whose outline is not known: a ball, of all readers if it counts, else of none.
+
+    It covers the voxel nearest to the centre at least, so that no nodule falls between slices.
+    """
+    radius = diameter_mm / 2
+    centre = grid.to_voxel(centre_mm)
+    reach = radius / grid.spacing_mm
+    low = np.maximum(0, np.floor(centre - reach).astype(int))
+    high = np.minimum(grid.shape, np.ceil(centre + reach).astype(int) + 1)
+    offsets = (np.arange(l, h) for l, h in zip(low, high, strict=True))
+    axes = [(o - c) * s for o, c, s in zip(offsets, centre, grid.spacing_mm, strict=True)]
+    z, y, x = np.meshgrid(*axes, indexing="ij")
+    readers = READERS if included else 0
+    distance = z**2 + y**2 + x**2
+    votes = ((distance <= max(radius**2, distance.min())) * max(readers, 1)).astype(np.uint8)
+    return Finding(centre_mm, diameter_mm, readers, included, low, votes)
+
+
+def _nearest(findings: list[Finding], mark: tables.Mark, min_readers: int) -> int | None:
+    """The outlined finding whose centre lies nearest to the mark, within the larger radius."""
+    distances = {
+        i: float(np.linalg.norm(f.centre_mm - mark.centre_mm))
+        for i, f in enumerate(findings)
+        if f.readers >= min_readers
+        and f.votes.any()
+        and np.linalg.norm(f.centre_mm - mark.centre_mm) <= max(f.diameter_mm, mark.diameter_mm) / 2
+    }
+    return min(distances, key=distances.__getitem__) if distances else None
+
+
+def _outlined(findings: list[Finding], at: np.ndarray) -> bool:
+    """Whether an outline covers the voxel, so that an excluded mark there adds nothing."""
+    for finding in findings:
+        inside = np.rint(at).astype(int) - finding.low
+        if ((inside >= 0) & (inside < finding.votes.shape)).all() and finding.votes[tuple(inside)]:
+            return True
+    return False
+
+
+def _by_series(marks: list[tables.Mark]) -> dict[str, list[tables.Mark]]:
+    table = collections.defaultdict(list)
+    for mark in marks:
+        table[mark.series_uid].append(mark)
+    return dict(table)

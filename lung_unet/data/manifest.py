@@ -1,0 +1,162 @@
+"""manifest.json: what a prepared dataset holds, which scans form a split, how it was made."""
+
+import collections
+import json
+import pathlib
+from collections.abc import Iterator
+
+from lung_unet import __version__
+from lung_unet.data.image_folder import ImageFolder
+from lung_unet.data.shards import KINDS, NO_LUNGS, Settings
+from lung_unet.data.source import Source
+from lung_unet.errors import InputError
+from lung_unet.files import write_text
+
+NAME = "manifest.json"
+SPLITS = ("train", "validation", "test")
+
+
+def split_subsets(subsets: list[int], fold: int) -> dict[str, list[int]]:
+    """The subsets of each split: one for test, the next for validation, the others for training.
+
+    As LUNA16's ten-fold protocol, over the subsets that are there.
+
+    Raises:
+      InputError: fewer than three subsets, or no such fold.
+    """
+    present = sorted(set(subsets))
+    if len(present) < 3:
+        raise InputError(
+            f"scans in {len(present)} subset(s) leave a split empty; train, validation and test "
+            "need scans in at least three of subset0..9"
+        )
+    if not 0 <= fold < len(present):
+        raise InputError(f"config.data.fold = {fold}: choose 0 to {len(present) - 1}")
+    test, validation = present[fold], present[(fold + 1) % len(present)]
+    return {
+        "train": [s for s in present if s not in (test, validation)],
+        "validation": [validation],
+        "test": [test],
+    }
+
+
+def write_manifest(
+    out: pathlib.Path, dataset: Source, settings: Settings, entries: list[dict]
+) -> dict:
+    """Writes manifest.json from the entries of all scans and returns it."""
+    entries = sorted(entries, key=lambda e: (e["subset"], e["series_uid"]))
+    subsets = sorted({e["subset"] for e in entries})
+    count = 1 if dataset.kind == ImageFolder.kind else len(subsets)
+    folds = [split_subsets(subsets, k) for k in range(count) if len(subsets) > 2]
+    nodules = [n for e in entries for n in e["nodules"]]
+    manifest = {
+        "format": 1,
+        "lung_unet": __version__,
+        "source": dataset.kind,
+        "notes": [] if settings.pseudonym_key else list(dataset.notes),  # they name series
+        "settings": settings.to_json(),
+        "counts": {
+            "scans": len(entries),
+            "absent_scans": len(dataset.absent),
+            "scans_with_outlines": sum(e["has_outlines"] for e in entries),
+            "nodules": len(nodules),
+            "spheres": sum(len(e["spheres"]) for e in entries),
+            "ignored_findings": sum(e["ignored_findings"] for e in entries),
+            **{k: sum(e["files"][k]["records"] for e in entries) for k in KINDS},
+            "bytes": sum(f["bytes"] for e in entries for f in e["files"].values()),
+        },
+        "folds": folds,
+        "scans": entries,
+    }
+    text = json.dumps(manifest, indent=1)
+    path = out / NAME
+    if not path.exists() or path.read_text() != text:
+        write_text(path, text)
+    return manifest
+
+
+def consistency(manifest: dict, most: int = 10) -> Iterator[str]:
+    """Lines that say where lungs came from, and which annotations the readers' outlines lack."""
+    lungs = collections.Counter(entry["lungs"] for entry in manifest["scans"])
+    computed, none = lungs.pop("computed", 0), lungs.pop(NO_LUNGS, 0)
+    counts = [f"{count} from {source}" for source, count in sorted(lungs.items())]
+    counts += [f"{computed} computed"] + [f"{none} {NO_LUNGS}"] * (none > 0)
+    yield f"lungs: {', '.join(counts)}"
+    lone = [(e["series_uid"], s) for e in manifest["scans"] if e["has_outlines"]
+            for s in e["spheres"]]  # fmt: skip
+    if lone:
+        yield f"{len(lone)} annotations matched no reader's outline and became spheres:"
+    for uid, sphere in lone[:most]:
+        z, y, x = sphere["centre_mm"]
+        yield f"  {uid}: {sphere['diameter_mm']:.1f} mm at x {x:.1f}, y {y:.1f}, z {z:.1f} mm"
+    if len(lone) > most:
+        yield f"  and {len(lone) - most} more: spheres in manifest.json"
+
+
+class Dataset:
+    """A prepared dataset, opened: its manifest and the files of each split.
+
+    Without a fold its only split is "all", and fewer than three subsets are enough. `identity` is
+    what a run that was trained on the data depends on.
+
+    Raises:
+      InputError: no or broken manifest, a shard missing or cut short.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, fold: int | None = 0):
+        self.folder = pathlib.Path(folder)
+        path = self.folder / NAME
+        try:
+            self.manifest = json.loads(path.read_text())
+            settings = Settings.from_json(self.manifest["settings"])
+            self.spacing_mm, self.block = settings.spacing_mm, settings.block
+            self.subsets = [e["subset"] for e in self.manifest["scans"]]
+            self.identity = _identity(self.manifest)
+            fixed = self.manifest["source"] == ImageFolder.kind
+            shards = [e["files"][kind] for e in self.manifest["scans"] for kind in KINDS]
+            shards = [(self.folder / s["name"], s["bytes"], s["records"]) for s in shards]
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.folder}: has no {NAME}; make it with python -m lung_unet.prepare"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: is broken ({error}); remove it and run prepare again"
+            ) from error
+        if fixed and fold:
+            raise InputError(
+                f"config.data.fold = {fold}: {self.folder} has the split of its splits.csv alone; "
+                "choose 0"
+            )
+        self.splits = {"all": self.subsets} if fold is None else split_subsets(self.subsets, fold)
+        for shard, expected, _ in shards:
+            size = shard.stat().st_size if shard.is_file() else None
+            if size != expected:
+                found = "is missing" if size is None else f"has {size} bytes"
+                raise InputError(
+                    f"{shard}: {found}, {expected} expected; run prepare again, which rewrites "
+                    "only what is broken"
+                )
+
+    def scans(self, split: str) -> list[dict]:
+        """The manifest's entries of one split, never empty."""
+        entries = [e for e in self.manifest["scans"] if e["subset"] in self.splits[split]]
+        if not entries:
+            raise InputError(f"{self.folder}: the {split} split has no scans")
+        return entries
+
+    def shards(self, split: str, kind: str) -> list[str]:
+        """Paths of the shards of one split and kind that hold at least one record."""
+        files = [e["files"][kind] for e in self.scans(split)]
+        return [str(self.folder / f["name"]) for f in files if f["records"]]
+
+
+def _identity(manifest: dict) -> dict:
+    """What a run that was trained on the data depends on."""
+    return {
+        "settings": manifest["settings"],
+        "made_from": [
+            [e["series_uid"], e["subset"], e["made_from"]["input"]] for e in manifest["scans"]
+        ],
+        "records": {k: manifest["counts"][k] for k in KINDS},
+    }

@@ -1,0 +1,169 @@
+"""Batches of patches from shards: Grain reads, shuffles, mixes, crops and batches; resumes exactly.
+
+A batch is {"hu": int16, "labels": uint8}, both (batch, depth, height, width); labels are votes, 255
+where ignored. Everything else happens on the accelerator.
+"""
+
+import bisect
+import dataclasses
+from collections.abc import Callable
+
+import grain
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from lung_unet.data.manifest import Dataset
+from lung_unet.data.records import Block, ScanRecord
+from lung_unet.errors import InputError
+
+ON_BROKEN = ("stop", "skip")
+
+
+class Shards:
+    """Random access to the records of many shards, each decoded by `decode`.
+
+    `on_broken` says what reading a broken record does. ArrayRecord keeps a hash of every record and
+    checks it. "skip" gives the next record, always the same, and says so the first time.
+
+    Raises:
+      InputError: on reading a broken record if `on_broken` is "stop", or if all are broken; it
+        names the shard and the record.
+    """
+
+    def __init__(self, paths: list[str], decode: Callable, on_broken: str = "stop"):
+        if on_broken not in ON_BROKEN:
+            raise InputError(
+                f"config.data.on_broken = {on_broken!r}: choose {' or '.join(ON_BROKEN)}"
+            )
+        self._on_broken = on_broken
+        self._broken: dict[int, object] = {}  # as a set, with an atomic add: threads read
+        self._paths = paths
+        self._source = ArrayRecordDataSource(paths)
+        self._decode = decode
+        self._ends = np.cumsum([len(ArrayRecordDataSource([p])) for p in paths]).tolist()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int):
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        for after in range(len(self)):
+            number = (int(index) + after) % len(self)
+            try:
+                return self._read(number)
+            except InputError as error:
+                if self._on_broken == "stop":
+                    raise
+                self._report(number, error)
+        raise InputError(
+            f"{self._paths[0]} and those beside it: all records are broken; run prepare again"
+        )
+
+    def _read(self, index: int):
+        try:
+            return self._decode(self._source[index])
+        except (RuntimeError, ValueError, KeyError) as error:
+            shard = bisect.bisect_right(self._ends, index)
+            number = index - (self._ends[shard - 1] if shard else 0)
+            raise InputError(
+                f"{self._paths[shard]}: record {number} is broken ({str(error)[:120]}); "
+                "delete the shard and run prepare again"
+            ) from error
+
+    def _report(self, index: int, error: InputError) -> None:
+        mine = object()
+        if self._broken.setdefault(index, mine) is mine:
+            print(f"skipped, {len(self._broken)} so far: {error}")
+
+
+def scan_records(dataset: Dataset, split: str) -> Shards:
+    """The whole scans of a split, in the manifest's order."""
+    return Shards(dataset.shards(split, "scan"), ScanRecord.decode)
+
+
+@dataclasses.dataclass(frozen=True)
+class CropPatch(grain.transforms.RandomMap):
+    """Crops a patch at random; one of a nodule block contains the nodule's centre."""
+
+    patch: tuple[int, int, int]
+
+    def random_map(self, element: Block, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        size = np.array(self.patch)
+        first, last = np.zeros(3, int), np.array(element.hu.shape) - size
+        if element.centre is not None:
+            inset = size // 8  # the centre stays clear of the patch's faces
+            first = np.clip(np.array(element.centre) - size + 1 + inset, 0, last)
+            last = np.clip(np.array(element.centre) - inset, first, last)
+        hu, labels = element.crop(rng.integers(first, last + 1), self.patch)
+        return {"hu": hu, "labels": labels}
+
+
+def training_batches(
+    dataset: Dataset,
+    *,
+    patch: tuple[int, int, int],
+    batch_size: int,
+    nodule_fraction: float,
+    seed: int,
+    threads: int,
+    prefetch: int,
+    on_broken: str = "stop",
+    shard: int = 0,
+    shards: int = 1,
+) -> grain.IterDataset:
+    """Endless batches of `batch_size` of the training split.
+
+    There is one global order: shard i of n yields part i of every batch of n · batch_size, so that
+    the data do not depend on how many processes read them.
+
+    Raises:
+      InputError: the split has no blocks, or its blocks are smaller than a patch.
+    """
+    _check_patch(dataset, patch)
+    kinds = {"nodule": nodule_fraction, "background": 1.0 - nodule_fraction}
+    parts: list[grain.MapDataset] = []
+    weights: list[float] = []
+    for kind, weight in kinds.items():
+        paths = dataset.shards("train", kind)
+        if weight > 0 and paths:
+            source = grain.MapDataset.source(Shards(paths, Block.decode, on_broken))
+            parts.append(source.seed(seed + len(parts)).shuffle().repeat())
+            weights.append(weight)
+    if not parts:
+        raise InputError(f"{dataset.folder}: the train split has no blocks")
+    mixed = grain.MapDataset.mix(parts, weights) if len(parts) > 1 else parts[0]
+    cropped = mixed.seed(seed + 2).random_map(CropPatch(patch))
+    batches = cropped.batch(batch_size, drop_remainder=True)[shard::shards]
+    return batches.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, prefetch))
+    )
+
+
+def validation_batches(
+    dataset: Dataset, *, patch: tuple[int, int, int], batch_size: int, patches: int, seed: int
+) -> list[dict[str, np.ndarray]]:
+    """The same patches every time: half around nodules, half not, of the validation split."""
+    _check_patch(dataset, patch)
+    parts: list[grain.MapDataset] = []
+    for kind in ("nodule", "background"):
+        paths = dataset.shards("validation", kind)
+        if paths:
+            source = grain.MapDataset.source(Shards(paths, Block.decode))
+            parts.append(source.seed(seed).shuffle().repeat())
+    if not parts:
+        raise InputError(f"{dataset.folder}: the validation split has no blocks")
+    mixed = grain.MapDataset.mix(parts) if len(parts) > 1 else parts[0]
+    cropped = mixed.seed(seed).random_map(CropPatch(patch)).batch(batch_size)
+    return [cropped[i] for i in range(max(1, -(-patches // batch_size)))]
+
+
+def _check_patch(dataset: Dataset, patch: tuple[int, int, int]) -> None:
+    if len(patch) != 3 or min(patch) < 1:
+        raise InputError(f"config.data.patch = {tuple(patch)}: give three sizes (z, y, x)")
+    if any(p > b for p, b in zip(patch, dataset.block, strict=True)):
+        raise InputError(
+            f"config.data.patch = {tuple(patch)} is larger than the dataset's blocks "
+            f"{dataset.block}; choose a smaller patch, or prepare again with a larger "
+            "config.data.block"
+        )

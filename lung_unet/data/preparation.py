@@ -1,0 +1,137 @@
+"""Every scan of a folder to shards: on all cores of one machine, or on a Dask cluster."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import socket
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lung_unet.data import engine as engines
+from lung_unet.data.manifest import NAME, write_manifest
+from lung_unet.data.pseudonyms import Key, Pseudonym
+from lung_unet.data.shards import Settings, prepare_scan
+from lung_unet.data.source import Source, only, open_source
+from lung_unet.errors import InputError
+from lung_unet.files import remove_leftovers
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a worker does with one scan. Paths are absolute: workers start anywhere."""
+
+    out: pathlib.Path
+    settings: Settings
+    source: Source  # of this scan alone
+    series_uid: str
+    pseudonym: Pseudonym | None
+    patient: str | None
+
+
+def prepare(
+    scans: str | pathlib.Path,
+    out: str | pathlib.Path,
+    settings: Settings,
+    lidc_xml: str | pathlib.Path | None = None,
+    workers: int | None = None,
+    engine: str = engines.LOCAL,
+    key: Key | None = None,
+) -> dict:
+    """Writes shards of all scans and manifest.json to `out`; returns the manifest.
+
+    What an interrupted run finished is kept, and only scans that are new or changed are prepared.
+    With a key, series have pseudonyms in all that is written. On a cluster, the folders must be
+    shared by all machines.
+
+    Raises:
+      InputError: bad input, `out` was prepared with other settings or another key, or the engine
+        fails.
+    """
+    out = pathlib.Path(out)
+    if key:
+        settings = dataclasses.replace(settings, pseudonym_key=key.fingerprint)
+    dataset = open_source(
+        pathlib.Path(scans).absolute(),
+        pathlib.Path(lidc_xml).absolute() if lidc_xml else None,
+        settings.min_readers,
+        settings.outlines,
+    )
+    _refuse_other(out, settings)
+    for note in dataset.notes:
+        print(f"{dataset.root}: {key.replace_uids(note) if key else note}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from error
+    jobs = []
+    for uid in dataset.subsets:
+        patient = dataset.patients.get(uid)
+        if key and patient:
+            patient = key.pseudonym(patient).series_uid
+        job = Job(
+            out.absolute(),
+            settings,
+            only(dataset, uid),
+            uid,
+            key.pseudonym(uid) if key else None,
+            patient,
+        )
+        jobs.append((job,))
+    entries = []
+    columns = (
+        TextColumn("prepare"), BarColumn(), MofNCompleteColumn(), TextColumn("scans"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with (
+        Progress(*columns) as progress,
+        contextlib.closing(engines.run(_prepare_one, jobs, engine, workers)) as results,
+    ):
+        bar = progress.add_task("", total=len(jobs))
+        for entry in results:
+            entries.append(entry)
+            progress.advance(bar)
+    for folder in out.glob("subset[0-9]"):
+        remove_leftovers(folder)  # of workers that died; here, since all others are done
+    return write_manifest(out, dataset, settings, entries)
+
+
+def _refuse_other(out: pathlib.Path, settings: Settings) -> None:
+    """Refuses a folder that holds something else, so that nothing existing is overwritten."""
+    found = _settings_in(out)
+    for key, value in settings.to_json().items():
+        if found is not None and found.get(key) != value:
+            raise InputError(
+                f"{out}: was prepared with {key} = {found.get(key)!r}, not {value!r}; "
+                "choose another --out"
+            )
+
+
+def _settings_in(out: pathlib.Path) -> dict | None:
+    """What a folder was prepared with, or began to be; None where nothing tells."""
+    if (out / NAME).exists():
+        try:
+            return dict(json.loads((out / NAME).read_text())["settings"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{out / NAME}: is broken ({error}); remove it or choose another --out"
+            ) from error
+    for path in out.glob("subset[0-9]/*.json"):  # of a run that was interrupted
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return dict(json.loads(path.read_text())["made_from"]["settings"])
+    return None
+
+
+def _prepare_one(job: Job) -> dict:
+    if not job.out.is_dir():
+        raise InputError(
+            f"{job.out}: is not there on {socket.gethostname()}; --out must be a folder that all "
+            "machines share"
+        )
+    try:
+        entry = prepare_scan(job.source, job.series_uid, job.out, job.settings, job.pseudonym)
+    except OSError as error:  # a full disk, a server that is gone
+        raise InputError(
+            f"{job.out}: {error}; put it right and run again, finished scans are kept"
+        ) from error
+    return {"patient": job.patient, **entry}

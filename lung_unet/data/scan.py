@@ -1,0 +1,143 @@
+"""A scan in memory: voxels, where they lie in the patient, and what the readers marked."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+IGNORE = 255  # in a label volume: weight 0 in every loss and metric
+READERS = 4  # LIDC-IDRI has four readers a scan; a nodule without outlines counts as marked by all
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of an array (z, y, x) lie in the patient, in mm (LPS, given z, y, x).
+
+    `direction` is (3, 3): column i is the world direction of array axis i, both in z, y, x order.
+    """
+
+    shape: tuple[int, ...]  # (z, y, x)
+    spacing_mm: np.ndarray  # (3,) float64
+    origin_mm: np.ndarray  # (3,) float64, the centre of voxel (0, 0, 0)
+    direction: np.ndarray = dataclasses.field(default_factory=lambda: np.eye(3))
+
+    def to_world(self, voxels: ArrayLike) -> np.ndarray:
+        """World positions (..., 3) mm of voxel positions (..., 3), all z, y, x."""
+        return np.asarray(voxels) * self.spacing_mm @ self.direction.T + self.origin_mm
+
+    def to_voxel(self, points_mm: ArrayLike) -> np.ndarray:
+        """Fractional voxel positions (..., 3) of world positions (..., 3) mm, all z, y, x."""
+        return (
+            (np.asarray(points_mm) - self.origin_mm)
+            @ np.linalg.inv(self.direction).T
+            / self.spacing_mm
+        )
+
+    def crop(self, low: Iterable[int], high: Iterable[int]) -> "Grid":
+        """The grid of array[low:high]."""
+        z, y, x = (int(h - l) for l, h in zip(low, high, strict=True))
+        return Grid((z, y, x), self.spacing_mm, self.to_world(np.array(low)), self.direction)
+
+    def to_lps(self) -> tuple["Grid", tuple[int, ...], tuple[slice, ...]]:
+        """The same voxels with their axes turned to LPS: (grid, axes, flips).
+
+        array.transpose(axes)[flips] lies on it; array[flips].transpose(argsort(axes)) goes back.
+        """
+        direction = np.abs(self.direction).copy()
+        axes = []
+        for world in range(3):
+            axis = int(np.argmax(direction[world]))
+            direction[:, axis] = -1  # an axis is taken once, also in a 45-degree tie
+            axes.append(axis)
+        turned = self.direction[:, axes]
+        signs = np.where(np.diagonal(turned) < 0, -1, 1)
+        shape = tuple(self.shape[a] for a in axes)
+        corner = np.zeros(3)
+        for world, axis in enumerate(axes):
+            corner[axis] = self.shape[axis] - 1 if signs[world] < 0 else 0
+        flips = tuple(slice(None, None, int(s)) for s in signs)
+        lps = Grid(shape, self.spacing_mm[axes], self.to_world(corner), turned * signs)
+        return lps, tuple(axes), flips
+
+    def to_json(self) -> dict:
+        return {
+            "shape": list(self.shape),
+            "spacing_mm": [float(v) for v in self.spacing_mm],
+            "origin_mm": [float(v) for v in self.origin_mm],
+            "direction": [[float(v) for v in row] for row in self.direction],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict) -> "Grid":
+        return cls(
+            tuple(value["shape"]),
+            *(np.array(value[k], float) for k in ("spacing_mm", "origin_mm", "direction")),
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Finding:
+    """One thing that readers marked, or that LUNA16 lists.
+
+    `votes` (z, y, x) uint8 is the number of readers whose outline covers each voxel of the box of
+    the scan that starts at voxel `low`; it is empty for a finding given by one point only.
+    `included` says whether it counts (LUNA16: at least three readers); otherwise it is ignored.
+    A mark of annotations_excluded.csv has no readers; its `votes` only say what to ignore.
+    """
+
+    centre_mm: np.ndarray  # (3,) world, z, y, x
+    diameter_mm: float
+    readers: int
+    included: bool
+    low: np.ndarray  # (3,) int
+    votes: np.ndarray
+    ratings: dict[str, float] = dataclasses.field(default_factory=dict)  # means over the readers
+
+    @property
+    def box(self) -> tuple[slice, ...]:
+        return tuple(
+            slice(int(l), int(l) + n) for l, n in zip(self.low, self.votes.shape, strict=True)
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scan:
+    """A CT on its own grid. All arrays are (z, y, x) of `grid.shape`."""
+
+    series_uid: str
+    grid: Grid
+    hu: np.ndarray  # int16, Hounsfield units
+    lungs: np.ndarray  # uint8: 0 outside, 3 and 4 the lungs (LUNA16's codes), 5 the trachea
+    lungs_source: str = "computed"  # or the file that gave them
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        return self.grid.spacing_mm
+
+    @property
+    def origin_mm(self) -> np.ndarray:
+        return self.grid.origin_mm
+
+    @property
+    def votes(self) -> np.ndarray:
+        """uint8: the number of readers whose outline covers each voxel, whatever counts."""
+        votes = np.zeros(self.grid.shape, np.uint8)
+        for finding in (f for f in self.findings if f.readers):
+            np.maximum(votes[finding.box], finding.votes, out=votes[finding.box])
+        return votes
+
+    @property
+    def ignore(self) -> np.ndarray:
+        """bool: covered by a finding that does not count, and by none that does."""
+        return ignore_mask(self.grid.shape, self.findings)
+
+
+def ignore_mask(shape: tuple[int, ...], findings: tuple[Finding, ...]) -> np.ndarray:
+    """bool (z, y, x): covered by a finding that does not count, and by none that does."""
+    ignore, counted = np.zeros(shape, bool), np.zeros(shape, bool)
+    for finding in findings:
+        target = counted if finding.included else ignore
+        target[finding.box] |= finding.votes > 0
+    return ignore & ~counted

@@ -1,0 +1,198 @@
+"""One scan to its shards: blocks around nodules, blocks that tile the lungs, and the scan whole.
+
+    OUT/subset3/<uid>.nodule.arrayrecord       a few blocks around each counted nodule
+    OUT/subset3/<uid>.background.arrayrecord   blocks that tile the lungs
+    OUT/subset3/<uid>.scan.arrayrecord         one record, for evaluation
+    OUT/subset3/<uid>.json                     what they hold; written last, so it vouches for them
+
+Shards are by scan, so that a split or a fold is a choice of files made when they are read, a scan
+can be prepared again alone, and what is written does not depend on how many workers wrote it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from lung_unet import __version__
+from lung_unet.data.pseudonyms import Pseudonym
+from lung_unet.data.records import Block, ScanRecord, block_of
+from lung_unet.data.scan import IGNORE
+from lung_unet.data.source import Source
+from lung_unet.data.volume import AIR_HU, make_labels, make_volume
+from lung_unet.files import atomic_path, write_text
+
+KINDS = ("nodule", "background", "scan")
+MIN_LUNG = 0.05  # of a background block
+NO_LUNGS = "none found, the whole scan is used"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What shapes the shards; a dataset is made with one of these."""
+
+    spacing_mm: float = 1.0
+    margin_mm: float = 12.0  # around the lungs
+    block: tuple[int, int, int] = (160, 160, 160)  # voxels (z, y, x); a patch is cropped from it
+    nodule_blocks: int = 4  # around each nodule, at different offsets
+    min_readers: int = 3  # that outlined a nodule; findings of fewer are ignored
+    outlines: str = "readers"  # or "sphere": of the annotated diameter, even where there is XML
+    pseudonym_key: str = ""  # fingerprint of the key; empty: series have their own UIDs
+
+    def to_json(self) -> dict:
+        return {"format": 2, **dataclasses.asdict(self), "block": list(self.block)}
+
+    @classmethod
+    def from_json(cls, value: dict) -> "Settings":
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: value[name] for name in names} | {"block": tuple(value["block"])})
+
+
+def prepare_scan(
+    dataset: Source,
+    series_uid: str,
+    out: pathlib.Path,
+    settings: Settings,
+    pseudonym: Pseudonym | None = None,
+) -> dict:
+    """Writes the shards of one scan and returns its entry for the manifest.
+
+    Does nothing where they are there already, made from the same input with the same settings.
+    With a pseudonym, that and not the UID is written.
+    """
+    name = pseudonym.series_uid if pseudonym else series_uid
+    made_from = dataset.fingerprint(series_uid)
+    folder = out / f"subset{dataset.subsets[series_uid]}"
+    entry_path = folder / f"{name}.json"
+    wanted = {
+        "input": pseudonym.hash(made_from) if pseudonym else made_from,
+        "settings": settings.to_json(),
+        "version": __version__,
+    }
+    done = _finished(entry_path, wanted)
+    if done is not None:
+        return done
+    scan, matches = dataset.read_matched(series_uid)
+    volume = make_volume(scan, settings.spacing_mm, settings.margin_mm)
+    labels = make_labels(scan.findings, volume)
+    counted = [f for f in scan.findings if f.included]
+    rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
+    centres = [volume.grid.to_voxel(f.centre_mm) for f in counted]
+    records: dict[str, Sequence[Block | ScanRecord]] = {
+        "nodule": nodule_blocks(volume.hu, labels, centres, settings, rng),
+        "background": lung_blocks(volume.hu, labels, volume.lungs, settings),
+        "scan": [ScanRecord(name, volume, scan.findings)],
+    }
+    files = {}
+    for kind, contents in records.items():
+        path = folder / f"{name}.{kind}.arrayrecord"
+        with atomic_path(path) as temporary:
+            writer = ArrayRecordWriter(str(temporary), "group_size:1,zstd:1")
+            for record in contents:
+                writer.write(record.encode())
+            writer.close()
+        files[kind] = {
+            "name": f"{folder.name}/{path.name}",
+            "bytes": path.stat().st_size,
+            "records": len(contents),
+        }
+    inside = volume.hu[volume.lungs]
+    entry = {
+        "series_uid": name,
+        "subset": dataset.subsets[series_uid],
+        "source_shape": list(scan.grid.shape),
+        "source_spacing_mm": [round(float(v), 6) for v in scan.spacing_mm],
+        "shape": list(volume.grid.shape),
+        "lungs": scan.lungs_source if scan.lungs.any() else NO_LUNGS,
+        "lung_litres": round(float(volume.lungs.sum() * settings.spacing_mm**3 * 1e-6), 3),
+        "hu_mean": round(float(inside.mean()), 2),
+        "hu_std": round(float(inside.std()), 2),
+        "nodules": [
+            {
+                "diameter_mm": round(float(f.diameter_mm), 2),
+                "readers": f.readers,
+                "voxels": int(np.count_nonzero(f.votes)),
+            }
+            for f in counted
+        ],
+        "ignored_findings": len(scan.findings) - len(counted),
+        "ignored_voxels": int(np.count_nonzero(labels == IGNORE)),
+        "spheres": [
+            {
+                "centre_mm": [round(float(v), 3) for v in m.mark.centre_mm],
+                "diameter_mm": m.mark.diameter_mm,
+            }
+            for m in matches
+            if m.finding is None
+        ],
+        "has_outlines": series_uid in dataset.outlines,
+        "files": files,
+        "made_from": wanted,
+    }
+    write_text(entry_path, json.dumps(entry, indent=1))
+    return entry
+
+
+def _finished(path: pathlib.Path, wanted: dict) -> dict | None:
+    """The entry of a scan prepared before, if it is whole and of the same making."""
+    try:
+        entry = json.loads(path.read_text())
+        out = path.parent.parent
+        same = entry["made_from"] == wanted and all(
+            (out / f["name"]).stat().st_size == f["bytes"] for f in entry["files"].values()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return entry if same else None
+
+
+def nodule_blocks(
+    hu: np.ndarray,
+    labels: np.ndarray,
+    centres: list[np.ndarray],
+    settings: Settings,
+    rng: np.random.Generator,
+) -> list[Block]:
+    """Blocks around each nodule's centre, which lies anywhere in the middle half of the block."""
+    size = np.array(settings.block)
+    blocks = []
+    for centre in centres:
+        for _ in range(settings.nodule_blocks):
+            offset = rng.uniform(size / 4, size * 3 / 4)
+            blocks.append(_cut(hu, labels, np.rint(centre - offset).astype(int), size, centre))
+    return blocks
+
+
+def lung_blocks(
+    hu: np.ndarray, labels: np.ndarray, lungs: np.ndarray, settings: Settings
+) -> list[Block]:
+    """Blocks that tile the volume evenly, less those with hardly any lung."""
+    size = np.array(settings.block)
+    counts = np.maximum(1, np.ceil(np.array(hu.shape) / size)).astype(int)
+    starts = [
+        np.rint(np.linspace(0, max(0, n - m), k)).astype(int)
+        for n, m, k in zip(hu.shape, size, counts, strict=True)
+    ]
+    blocks = []
+    for low in np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3):
+        box = tuple(map(slice, low, low + size))
+        if lungs[box].sum() >= MIN_LUNG * np.prod(size):
+            blocks.append(_cut(hu, labels, low, size, None))
+    return blocks
+
+
+def _cut(
+    hu: np.ndarray, labels: np.ndarray, low: np.ndarray, size: np.ndarray, centre: np.ndarray | None
+) -> Block:
+    """The block at `low`, moved inside the volume where it can be, padded with air where not."""
+    low = np.clip(low, 0, np.maximum(0, hu.shape - size))
+    box = tuple(map(slice, low, low + size))
+    missing = [(0, int(n - m)) for n, m in zip(size, hu[box].shape, strict=True)]
+    at = None if centre is None else np.clip(np.rint(centre - low), 0, size - 1)
+    return block_of(
+        np.pad(hu[box], missing, constant_values=AIR_HU), np.pad(labels[box], missing), at
+    )

@@ -1,0 +1,81 @@
+"""The report's charts, each drawn for a light and for a dark page."""
+
+import io
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+Rows = Sequence[dict[str, Any]]
+Plot = Callable[[Figure, Rows, dict[str, str]], None]
+
+CURVES = (  # title, then label and key in metrics.jsonl of each line
+    ("Loss", {"training": "train/loss", "validation": "validation/loss"}),
+    ("Validation Dice", {"": "validation/dice"}),
+    ("Learning rate", {"": "train/learning_rate"}),
+    ("Patches per second", {"": "patches_per_s"}),
+)
+LIGHT = {"paper": "#ffffff", "ink": "#57606a", "grid": "#e6eaef", "1": "#1f6feb", "2": "#c2410c"}
+DARK = {"paper": "#161b22", "ink": "#9aa7b4", "grid": "#2b333d", "1": "#6cb0ff", "2": "#ffa657"}
+
+
+def draw_chart(plot: Plot, rows: Rows, size: tuple[float, float], theme: dict[str, str]) -> bytes:
+    """PNG of a chart of `rows`, size in inches, in the colours of a theme."""
+    layout = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12)
+    figure = Figure(figsize=size, dpi=160, facecolor=theme["paper"], layout=layout)
+    plot(figure, rows, theme)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def plot_dice(figure: Figure, nodules: Rows, theme: dict[str, str]) -> None:
+    """Each nodule's Dice over its diameter."""
+    axes = subplot(figure, (1, 1, 1), "Dice by diameter (mm)", theme)
+    for found, marker, color in ((True, "o", theme["1"]), (False, "x", theme["2"])):
+        part = [n for n in nodules if bool(n.get("found")) == found]
+        axes.scatter(
+            [n["diameter_mm"] for n in part],
+            [n["dice"] for n in part],
+            label=f"{'found' if found else 'missed'} ({len(part)})",
+            marker=marker,
+            color=color,
+            alpha=0.8,
+            clip_on=False,
+        )
+    axes.set(xlim=(0, None), ylim=(0, 1))
+    axes.legend(frameon=False, labelcolor=theme["ink"], loc="lower right")
+
+
+def plot_curves(figure: Figure, rows: Rows, theme: dict[str, str]) -> None:
+    """Loss, validation Dice, learning rate and throughput over the steps."""
+    for place, (title, lines) in enumerate(CURVES, 1):
+        axes = subplot(figure, (2, 2, place), title, theme)
+        for (label, key), color in zip(lines.items(), (theme["1"], theme["2"]), strict=False):
+            # a resumed run may log a step twice: the last one counts
+            points = {row["step"]: row[key] for row in rows if is_finite(row.get(key))}
+            steps, values = np.reshape(sorted(points.items()), (-1, 2)).T
+            marker = "o" if len(points) < 40 else ""
+            axes.plot(steps, values, color=color, label=label, marker=marker, markersize=4)
+        if len(lines) > 1:
+            axes.legend(frameon=False, labelcolor=theme["ink"])
+
+
+def subplot(figure: Figure, place: tuple[int, int, int], title: str, theme: dict[str, str]) -> Axes:
+    """Axes at a place (rows, columns, number) of a figure, in the colours of a theme."""
+    axes = figure.add_subplot(*place, facecolor=theme["paper"], axisbelow=True)
+    axes.set_title(title, color=theme["ink"], loc="left", fontsize=10)
+    axes.tick_params(colors=theme["ink"], labelsize=8.5, length=0)
+    axes.grid(color=theme["grid"], linewidth=0.8)
+    axes.spines[:].set_visible(False)
+    return axes
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number that can be drawn."""
+    return isinstance(value, numbers.Real) and math.isfinite(value)

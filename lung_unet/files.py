@@ -1,0 +1,38 @@
+"""Files that are whole or not there."""
+
+import contextlib
+import os
+import pathlib
+import re
+import uuid
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary path beside `path` that takes its name if the block ends without error.
+
+    The temporary name keeps the suffixes (writers choose a format by them) and starts with a dot,
+    so that no reader's pattern matches what an interrupted run left.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes what processes that were killed within `atomic_path` left in a folder."""
+    for path in folder.iterdir():
+        if re.match(r"\.[0-9a-f]{8}\.", path.name):
+            path.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,47 @@
+"""Train, then evaluate: the main job.
+
+    python -m lung_unet.main --config=configs/unet3d.py[:variant] --workdir=DIR [--config.key=value]
+
+Prepares the data if it has to, trains (running it again goes on where it was), evaluates on the
+test split, and writes metrics.json and report.html to the workdir.
+"""
+
+import pathlib
+import time
+
+from absl import flags
+
+from lung_unet import command
+
+_CONFIG = command.define_config("configs/unet3d.py")
+flags.DEFINE_string("workdir", None, "Folder of the run.")
+_PRINT_MODEL = flags.DEFINE_bool("print_model", False, "Print the network's layers and stop.")
+
+
+def main() -> None:
+    command.set_up_jax()
+    from lung_unet.data.datasets import open_dataset
+    from lung_unet.evaluate import evaluate, print_metrics
+    from lung_unet.model.summary import print_summary
+    from lung_unet.train.loop import train
+    from lung_unet.workdir import claim
+
+    config = _CONFIG.value
+    if _PRINT_MODEL.value:
+        print_summary(config)
+        return
+    workdir = pathlib.Path(command.required("workdir"))
+    start = time.perf_counter()
+    print_summary(config)
+    dataset = open_dataset(config.data, workdir)
+    claim(workdir, config, dataset)
+    train(config, dataset, workdir)
+    metrics = evaluate(workdir, config, dataset, "test")
+    print_metrics(metrics)
+    print(f"metrics  {workdir / 'metrics.json'}")
+    print(f"report   {workdir / 'report.html'}")
+    print(f"done in {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    command.run(main)

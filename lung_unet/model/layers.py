@@ -1,0 +1,140 @@
+"""The layers of the U-Net. Activations are (batch, depth, height, width, channel)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lung_unet.model.conv import conv3d, conv3d_transpose, max_pool3d
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "leaky_relu": lambda x: jax.nn.leaky_relu(x, 0.01),
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+}
+NORMS = ("instance", "group", "none")
+EPSILON = 1e-5
+HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+
+
+class Conv(nnx.Module):
+    """A 3D convolution. It has a bias only where no norm follows, which would take it out again."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        size: int,
+        *,
+        stride: int = 1,
+        bias: bool,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        shape = (size, size, size, channels_in, channels_out)
+        self.kernel = nnx.Param(HE_NORMAL(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels_out)) if bias else None
+        self.stride = stride
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = conv3d(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+class Upsample(nnx.Module):
+    """Doubles depth, height and width: a transposed convolution, or nearest and a 1×1×1 one."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kind: str,
+        *,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        size = 2 if kind == "transpose" else 1
+        shape = (size, size, size, channels_in, channels_out)
+        # Every output voxel sees one tap of the kernel, so the fan-in is the channels alone.
+        std = (1.0 / channels_in) ** 0.5
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape))
+        self.bias = nnx.Param(jnp.zeros(channels_out))
+        self.kind = kind
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...].astype(self.dtype)
+        if self.kind == "transpose":
+            y = conv3d_transpose(x.astype(self.dtype), kernel)
+        else:  # the 1×1×1 convolution commutes with repeating voxels, and is cheaper before it
+            y = conv3d(x.astype(self.dtype), kernel)
+            for axis in (1, 2, 3):
+                y = jnp.repeat(y, 2, axis)
+        return y + self.bias[...].astype(self.dtype)
+
+
+class Norm(nnx.Module):
+    """Instance or group normalisation; statistics in float32, in one pass over the activations."""
+
+    def __init__(self, channels: int, kind: str, *, rngs: nnx.Rngs):
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.groups = channels if kind == "instance" else min(8, channels)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        wide = x.astype(jnp.float32)
+        mean = jnp.mean(wide, (1, 2, 3))
+        square = jnp.mean(wide * wide, (1, 2, 3))
+        if self.groups < channels:
+            members = channels // self.groups
+            mean, square = (
+                jnp.repeat(v.reshape(-1, self.groups, members).mean(-1), members, 1)
+                for v in (mean, square)
+            )
+        variance = jnp.maximum(square - mean * mean, 0.0)
+        scale = self.scale[...] * jax.lax.rsqrt(variance + EPSILON)
+        shift = self.bias[...] - mean * scale
+        where = (slice(None), None, None, None)
+        return (wide * scale[where] + shift[where]).astype(x.dtype)
+
+
+class ConvBlock(nnx.Module):
+    """Convolution → norm → activation."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        stride: int,
+        norm: str,
+        activation: str,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = Conv(
+            channels_in,
+            channels_out,
+            3,
+            stride=stride,
+            bias=norm == "none",
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.norm = None if norm == "none" else Norm(channels_out, norm, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return ACTIVATIONS[self.activation](x)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Halves depth, height and width."""
+    return max_pool3d(x, 2)

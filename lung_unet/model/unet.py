@@ -1,0 +1,97 @@
+"""3D U-Net (Çiçek et al. 2016, arXiv 1606.06650): an encoder, a decoder, and skips between them."""
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from lung_unet.errors import InputError
+from lung_unet.model.layers import ACTIVATIONS, NORMS, Conv, ConvBlock, Upsample, max_pool
+
+DOWN = ("max_pool", "strided")
+UP = ("transpose", "nearest")
+
+
+class UNet(nnx.Module):
+    """Maps images (batch, D, H, W, 1) to logits (batch, D, H, W, 1) float32.
+
+    D, H and W must be divisible by 2^(levels - 1).
+    """
+
+    def __init__(self, model: ConfigDict, dtype: jnp.dtype, rngs: nnx.Rngs):
+        channels = tuple(model.channels)
+        block = {"norm": model.norm, "activation": model.activation, "dtype": dtype, "rngs": rngs}
+        self.pools = model.down == "max_pool"
+
+        def stage(channels_in: int, channels_out: int, stride: int) -> nnx.List:
+            widths = [channels_in] + [channels_out] * model.convs
+            return nnx.List(
+                ConvBlock(a, b, stride=stride if i == 0 else 1, **block)
+                for i, (a, b) in enumerate(pairwise(widths))
+            )
+
+        stride = 1 if self.pools else 2
+        self.encoder = nnx.List(
+            stage(a, b, 1 if i == 0 else stride)
+            for i, (a, b) in enumerate(pairwise((1, *channels)))
+        )
+        pairs = list(pairwise(channels))[::-1]
+        self.ups = nnx.List(Upsample(b, a, model.up, dtype=dtype, rngs=rngs) for a, b in pairs)
+        self.decoder = nnx.List(stage(2 * a, a, 1) for a, _ in pairs)
+        self.head = Conv(channels[0], 1, 1, bias=True, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        skips = []
+        for level, convs in enumerate(self.encoder):
+            if level and self.pools:
+                x = max_pool(x)
+            for conv in convs:
+                x = conv(x)
+            skips.append(x)
+        skips.pop()
+        for up, convs in zip(self.ups, self.decoder, strict=True):
+            x = jnp.concatenate([up(x), skips.pop()], -1)
+            for conv in convs:
+                x = conv(x)
+        return self.head(x).astype(jnp.float32)
+
+
+def build(config: ConfigDict, rngs: nnx.Rngs) -> UNet:
+    """The U-Net that `config.model` describes, with fresh parameters.
+
+    Raises:
+      InputError: a choice that does not exist, or a patch that the levels do not divide.
+    """
+    model = config.model
+    for field, known in (
+        ("norm", NORMS), ("activation", tuple(ACTIVATIONS)), ("down", DOWN), ("up", UP)
+    ):  # fmt: skip
+        if model[field] not in known:
+            raise InputError(
+                f"config.model.{field} = {model[field]!r}: choose one of {', '.join(known)}"
+            )
+    if not model.channels or min(model.channels) < 1 or model.convs < 1:
+        raise InputError("config.model: channels and convs must be at least 1")
+    if model.norm == "group" and any(c % min(8, c) for c in model.channels):
+        raise InputError("config.model.channels: group norm needs multiples of 8")
+    multiple = 2 ** (len(model.channels) - 1)
+    if any(n % multiple for n in config.data.patch):
+        raise InputError(
+            f"config.data.patch = {tuple(config.data.patch)}: {len(model.channels)} levels need "
+            f"multiples of {multiple}"
+        )
+    return UNet(model, compute_dtype(model.dtype), rngs)
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """The type that convolutions compute in; `auto` is bfloat16, float32 on CPU."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    try:
+        return jnp.dtype(name)
+    except TypeError:
+        raise InputError(
+            f"config.model.dtype = {name!r}: choose auto, float32, bfloat16 or float16"
+        ) from None

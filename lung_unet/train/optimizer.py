@@ -1,0 +1,41 @@
+"""The optimizer and its learning-rate schedule, from the config."""
+
+import optax
+from ml_collections import ConfigDict
+
+from lung_unet.errors import InputError
+
+POLY_POWER = 0.9  # nnU-Net's
+
+
+def make_schedule(config: ConfigDict) -> optax.Schedule:
+    """The learning rate at a step: linear warm-up, then cosine, polynomial or constant."""
+    c, steps = config.optimizer, config.train.steps
+    warmup = min(c.warmup_steps, steps // 2)
+    rest = max(1, steps - warmup)
+    shapes = {
+        "cosine": lambda: optax.cosine_decay_schedule(c.learning_rate, rest),
+        "poly": lambda: optax.polynomial_schedule(c.learning_rate, 0.0, POLY_POWER, rest),
+        "constant": lambda: optax.constant_schedule(c.learning_rate),
+    }
+    if c.schedule not in shapes:
+        raise InputError(
+            f"config.optimizer.schedule = {c.schedule!r}: choose one of {', '.join(shapes)}"
+        )
+    if not warmup:
+        return shapes[c.schedule]()
+    rise = optax.linear_schedule(c.learning_rate / warmup, c.learning_rate, warmup)
+    return optax.join_schedules([rise, shapes[c.schedule]()], [warmup])
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Gradient clipping, then AdamW, or SGD with Nesterov momentum and L2 decay (nnU-Net's)."""
+    c = config.optimizer
+    schedule = make_schedule(config)
+    clip = optax.clip_by_global_norm(c.clip_norm)
+    if c.name == "adamw":
+        return optax.chain(clip, optax.adamw(schedule, weight_decay=c.weight_decay))
+    if c.name == "sgd":
+        decay = optax.add_decayed_weights(c.weight_decay)
+        return optax.chain(clip, decay, optax.sgd(schedule, c.momentum, nesterov=True))
+    raise InputError(f"config.optimizer.name = {c.name!r}: choose one of adamw, sgd")

@@ -1,0 +1,134 @@
+"""The training step and the validation step: pure functions over pytrees."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
+
+from lung_unet.data.labels import agreement
+from lung_unet.data.scan import IGNORE, READERS
+from lung_unet.model import unet
+from lung_unet.model.losses import make_loss
+from lung_unet.parallel.mesh import BATCH, BATCH_AND_DEPTH, REPLICATED
+from lung_unet.train.augment import augment, window
+
+Batch = dict[str, jax.Array]
+Apply = Callable[[dict, jax.Array], jax.Array]
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=("step", "params", "opt_state"), meta_fields=()
+)
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that training changes. The random keys follow from the seed and the step."""
+
+    step: jax.Array
+    params: dict
+    opt_state: optax.OptState
+
+
+def make_apply(config: ConfigDict) -> tuple[Apply, Callable[[], dict]]:
+    """(apply, init): apply(params, images) → logits, and init() → fresh parameters.
+
+    The module is built once and split; from there on parameters are plain nested dicts.
+    """
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: unet.build(config, nnx.Rngs(0))))
+
+    def init() -> dict:
+        module = unet.build(config, nnx.Rngs(config.seed))
+        return nnx.to_pure_dict(nnx.state(module))
+
+    def apply(params: dict, images: jax.Array) -> jax.Array:
+        state = jax.tree.map(lambda x: x, abstract)
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(graph, state)(images)
+
+    return apply, init
+
+
+def init_state(
+    init: Callable[[], dict], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """The state at step 0, on every device of the mesh."""
+
+    def fresh() -> TrainState:
+        params = init()
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    return jax.jit(fresh, out_shardings=NamedSharding(mesh, REPLICATED))()
+
+
+def targets_of(labels: jax.Array, data: ConfigDict) -> tuple[jax.Array, jax.Array]:
+    """(targets, weights) float32 of a label volume, by `config.data.label`; weight 0 if ignored."""
+    weights = (labels != IGNORE).astype(jnp.float32)
+    soft = data.label == "soft"
+    targets = labels / READERS if soft else (labels >= agreement(data)).astype(jnp.float32)
+    return targets * weights, weights
+
+
+def make_train_step(
+    config: ConfigDict, apply: Apply, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """The compiled step: (state, batch) → (state, metrics). The state's memory is reused."""
+    loss_of = make_loss(config)
+    replicated = NamedSharding(mesh, REPLICATED)
+    inner = NamedSharding(mesh, BATCH_AND_DEPTH)
+    # Augmentation gathers across the whole patch, so it runs before depth is split.
+    augment_local = jax.shard_map(
+        partial(augment, config=config), mesh=mesh, in_specs=BATCH, out_specs=BATCH, check_vma=False
+    )
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch["hu"].shape[0]))
+        images, labels = augment_local(batch["hu"], batch["labels"], keys)
+        images = jax.lax.with_sharding_constraint(images, inner)
+        labels = jax.lax.with_sharding_constraint(labels, inner)
+        targets, weights = targets_of(labels, config.data)
+
+        def loss_fn(params: dict) -> jax.Array:
+            return loss_of(apply(params, images)[..., 0], targets, weights)
+
+        loss, grads = jax.value_and_grad(loss_fn)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return jax.jit(
+        step,
+        in_shardings=(replicated, NamedSharding(mesh, BATCH)),
+        out_shardings=(replicated, replicated),
+        donate_argnums=0,
+    )
+
+
+def make_validation_step(
+    config: ConfigDict, apply: Apply, mesh: Mesh
+) -> Callable[[dict, Batch], dict[str, jax.Array]]:
+    """The compiled validation: (params, batch) → loss and the counts that Dice is made of."""
+    loss_of = make_loss(config)
+    replicated = NamedSharding(mesh, REPLICATED)
+
+    def step(params: dict, batch: Batch) -> dict[str, jax.Array]:
+        images = window(batch["hu"], config.data.window_hu)[..., None]
+        images = jax.lax.with_sharding_constraint(images, NamedSharding(mesh, BATCH_AND_DEPTH))
+        targets, weights = targets_of(batch["labels"], config.data)
+        logits = apply(params, images)[..., 0]
+        predicted = (logits > 0) * weights
+        true = (batch["labels"] >= agreement(config.data)) * weights
+        return {
+            "loss": loss_of(logits, targets, weights),
+            "hit": jnp.sum(predicted * true),
+            "predicted": jnp.sum(predicted),
+            "true": jnp.sum(true),
+        }
+
+    return jax.jit(step, in_shardings=(replicated, NamedSharding(mesh, BATCH)))

@@ -1,0 +1,113 @@
+"""A run's folder and what it was made with, so that no other run is continued or scored in it.
+
+WORKDIR/config.json     configuration and dataset of the run
+WORKDIR/checkpoints/    WORKDIR/metrics.jsonl    WORKDIR/tensorboard/
+WORKDIR/metrics.json    WORKDIR/report.html      WORKDIR/figures/
+WORKDIR/phantom/        WORKDIR/data/            where main made them itself
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from lung_unet.command import frozen
+from lung_unet.data.manifest import Dataset
+from lung_unet.data.shards import Settings
+from lung_unet.errors import InputError
+from lung_unet.files import write_text
+
+NAME = "config.json"
+# What may differ when a run goes on: where and how it runs, not what it computes.
+FREE = (
+    "variant", "data.dir", "data.lidc_xml", "data.threads", "data.prefetch", "data.on_broken",
+    "mesh", "evaluation", "train.steps", "train.log_every", "train.eval_every",
+    "train.checkpoint_every",
+)  # fmt: skip
+
+
+def identity(dataset: Dataset) -> str:
+    """A hash of what the dataset holds."""
+    return hashlib.sha256(json.dumps(dataset.identity, sort_keys=True).encode()).hexdigest()
+
+
+def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
+    """Marks the workdir as this run's, or refuses one that another run made.
+
+    Raises:
+      InputError: the workdir cannot be written, or was made by another configuration or dataset.
+    """
+    wanted = {
+        "config": frozen(config),
+        "data": identity(dataset),
+        "dataset": str(dataset.folder.absolute()),
+        "settings": dataset.manifest["settings"],  # predict scales and crops a scan by them
+    }
+    path = workdir / NAME
+    if path.exists():
+        found = _load(path)
+        old, new = _flat(frozen(found.config)), _flat(wanted["config"])
+        for key in sorted(old.keys() | new.keys()):
+            free = any(key == f or key.startswith(f"{f}.") for f in FREE)
+            if not free and old.get(key) != new.get(key):
+                raise InputError(
+                    f"{workdir}: was made with config.{key} = {old.get(key)}, not {new.get(key)}; "
+                    "choose another --workdir"
+                )
+        if found.data != wanted["data"]:
+            raise InputError(
+                f"{workdir}: was trained on another dataset or another version of it than "
+                f"{dataset.folder}; choose another --workdir"
+            )
+    elif (workdir / "checkpoints").exists():
+        raise InputError(f"{workdir}: holds checkpoints but no {NAME}; choose another --workdir")
+    write_text(path, json.dumps(wanted, indent=1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a workdir says of itself: `settings` are those that the dataset was prepared with."""
+
+    config: ConfigDict
+    settings: Settings
+    dataset: pathlib.Path
+    data: str
+
+
+def load(workdir: pathlib.Path) -> Run:
+    """The run that made a workdir.
+
+    Raises:
+      InputError: it is not a run's folder.
+    """
+    if not workdir.is_dir():
+        raise InputError(f"{workdir}: no such folder; give the --workdir of a training run")
+    path = workdir / NAME
+    if not path.exists():
+        raise InputError(f"{workdir}: has no {NAME}; give the --workdir of a training run")
+    return _load(path)
+
+
+def _load(path: pathlib.Path) -> Run:
+    try:
+        found = json.loads(path.read_text())
+        return Run(
+            ConfigDict(found["config"]),
+            Settings.from_json(found["settings"]),
+            pathlib.Path(found["dataset"]),
+            found["data"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: is broken ({error}); choose another --workdir") from error
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat: dict = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

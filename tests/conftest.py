@@ -1,0 +1,149 @@
+"""Shared by all tests: four host devices, one compilation cache, and a small LUNA16 folder."""
+
+import locale
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+
+ROOT = pathlib.Path(__file__).parent.parent
+CACHE = ROOT / ".cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+sys.path.insert(0, str(ROOT))
+
+import importlib.util  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+from scipy.spatial.transform import Rotation  # noqa: E402
+
+from lung_unet.data.manifest import Dataset  # noqa: E402
+from lung_unet.data.phantom import write_metaimage  # noqa: E402
+from lung_unet.data.preparation import prepare  # noqa: E402
+from lung_unet.data.scan import Grid  # noqa: E402
+from lung_unet.data.shards import Settings  # noqa: E402
+
+flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags, which pytest does not parse
+
+LOCALE = locale.setlocale(locale.LC_ALL)  # as the tests began
+SETTINGS = Settings(spacing_mm=4.0, margin_mm=8.0, block=(20, 20, 20), nodule_blocks=2)
+
+
+@pytest.fixture(autouse=True)
+def same_locale():
+    """GDCM may leave the process in locale "C", in which Python reads text as ASCII."""
+    locale.setlocale(locale.LC_ALL, LOCALE)
+    yield
+    locale.setlocale(locale.LC_ALL, LOCALE)
+
+
+@pytest.fixture
+def config():
+    """The smoke configuration, shrunk to what compiles and runs in moments."""
+    spec = importlib.util.spec_from_file_location("unet3d", ROOT / "configs" / "unet3d.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("smoke")
+    config.data.update(spacing_mm=4.0, margin_mm=8.0, block=(20, 20, 20), patch=(16, 16, 16))
+    config.data.nodule_blocks = 2
+    config.model.channels = (4, 8)
+    config.train.update(steps=4, log_every=1, eval_every=2, checkpoint_every=2)
+    config.train.validation_patches = 4
+    config.optimizer.warmup_steps = 0
+    return config
+
+
+@pytest.fixture(scope="session")
+def luna16(tmp_path_factory) -> pathlib.Path:
+    """Four scans in LUNA16's layout, small and plain: a body, two lungs, a nodule in each."""
+    root = tmp_path_factory.mktemp("luna16")
+    annotations = ["seriesuid,coordX,coordY,coordZ,diameter_mm"]
+    uids = []
+    for number in range(4):
+        uid = f"1.2.{number}"
+        hu, lungs, grid, nodule = make_scan(number)
+        for folder, array in ((f"subset{number}", hu), ("seg-lungs-LUNA16", lungs)):
+            (root / folder).mkdir(exist_ok=True)
+            write_metaimage(root / folder / f"{uid}.mhd", array, grid)
+        z, y, x = nodule
+        annotations.append(f"{uid},{x},{y},{z},20.0")
+        uids.append(uid)
+    (root / "annotations.csv").write_text("\n".join(annotations) + "\n")
+    (root / "annotations_excluded.csv").write_text(annotations[0] + "\n")
+    (root / "seriesuids.csv").write_text("\n".join(uids) + "\n")
+    return root
+
+
+def make_scan(seed: int) -> tuple[np.ndarray, np.ndarray, Grid, np.ndarray]:
+    """(hu, lungs, grid, nodule centre mm z, y, x) of a plain chest of 150 × 192 × 192 mm."""
+    rng = np.random.default_rng(seed)
+    grid = Grid((30, 64, 64), np.array([5.0, 3.0, 3.0]), np.array([-200.0, -90.0 - seed, -95.0]))
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in grid.shape), indexing="ij")
+    hu = np.full(grid.shape, -1000.0)
+    hu[y**2 / 0.7 + x**2 / 0.9 < 1] = 40
+    lungs = np.zeros(grid.shape, np.uint8)
+    for code, side in ((3, 1), (4, -1)):
+        lungs[(x - 0.45 * side) ** 2 / 0.09 + y**2 / 0.3 + z**2 / 0.8 < 1] = code
+    hu[lungs > 0] = -850
+    centre = grid.to_world([15 + rng.integers(-4, 5), 32 + rng.integers(-6, 7), 46])
+    where = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1)
+    hu[np.linalg.norm(grid.to_world(where) - centre, axis=-1) < 10] = 30
+    hu += rng.normal(0, 20, hu.shape)
+    return hu.astype(np.int16), lungs, grid, centre
+
+
+@pytest.fixture(scope="session", name="make_scan")
+def make_scan_() -> Callable:
+    return make_scan
+
+
+def turned(axes: str, signs: tuple[int, int, int], degrees: float = 0.0) -> np.ndarray:
+    """A direction: array axes along these world axes, with signs, then turned by some degrees."""
+    direction = np.eye(3)[:, ["zyx".index(a) for a in axes]] * signs
+    return (
+        Rotation.from_rotvec(np.deg2rad(degrees) * np.array([0.6, 0, 0.8])).as_matrix() @ direction
+    )
+
+
+@pytest.fixture(
+    params=[("zyx", (1, 1, 1)), ("zyx", (-1, -1, 1)), ("yxz", (1, -1, 1)), ("xzy", (-1, 1, -1), 7)],
+    ids=["LPS", "flipped", "turned", "turned, flipped and oblique"],
+)
+def direction(request) -> np.ndarray:
+    """Directions that the array axes of a scan can have."""
+    return turned(*request.param)
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    """What the folder `prepared` was prepared with."""
+    return SETTINGS
+
+
+@pytest.fixture(scope="session")
+def prepared(luna16, tmp_path_factory) -> pathlib.Path:
+    """The folder `luna16`, prepared at 4 mm with blocks of 20³."""
+    out = tmp_path_factory.mktemp("prepared")
+    prepare(luna16, out, SETTINGS, workers=2)
+    return out
+
+
+@pytest.fixture
+def dataset(prepared) -> Dataset:
+    return Dataset(prepared)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+    """The folder of real scans and outlines; tests that need it are skipped where it is missing."""
+    folder = pathlib.Path(
+        os.environ.get("LUNG_UNET_REAL_DATA", ROOT.parent / "shared" / "data")
+    ).absolute()
+    if not (folder / "chest_ct_dicom").is_dir():
+        pytest.skip(f"no real data in {folder}; set LUNG_UNET_REAL_DATA")
+    return folder

@@ -1,0 +1,282 @@
+"""One's own images and labels are read as they are documented, with the split that one chose."""
+
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from lung_unet.data.image_folder import FORMATS, ImageFolder, findings_of
+from lung_unet.data.images import write_image
+from lung_unet.data.manifest import SPLITS, Dataset
+from lung_unet.data.patients import patient_key
+from lung_unet.data.phantom import write_metaimage
+from lung_unet.data.preparation import prepare
+from lung_unet.data.scan import Grid
+from lung_unet.errors import InputError
+
+SPLIT = {"anna": "train", "bert": "validation", "carl": "test", "dora": "train"}
+SUFFIX = dict(zip(SPLIT, (".nii.gz", ".mhd", ".nrrd", ".mha"), strict=True))
+
+
+@pytest.fixture(scope="module")
+def made(make_scan, tmp_path_factory) -> pathlib.Path:
+    """Four chests, each in a format of its own, with a nodule each; two with lungs."""
+    root = tmp_path_factory.mktemp("own")
+    for number, name in enumerate(SPLIT):
+        hu, lungs, grid, centre = make_scan(number)
+        where = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1)
+        label = np.linalg.norm(grid.to_world(where) - centre, axis=-1) < 10
+        write(root / "images" / f"{name}{SUFFIX[name]}", hu, grid)
+        write(root / "labels" / f"{name}.nii.gz", label.astype(np.uint8), grid)
+        if number < 2:
+            write(root / "lungs" / f"{name}.mha", lungs, grid)
+    rows = [f"{name},{split},{name[0]}" for name, split in SPLIT.items()]
+    (root / "splits.csv").write_text("\n".join(["name,split,patient", *rows]) + "\n")
+    return root
+
+
+@pytest.fixture
+def folder(made, tmp_path) -> pathlib.Path:
+    """A copy of the folder, to change."""
+    return pathlib.Path(shutil.copytree(made, tmp_path / "own"))
+
+
+def write(path: pathlib.Path, array: np.ndarray, grid: Grid) -> None:
+    path.parent.mkdir(exist_ok=True)
+    (write_metaimage if path.suffix == ".mhd" else write_image)(path, array, grid)
+
+
+def refused(folder: pathlib.Path, saying: str, read: str | None = None) -> None:
+    with pytest.raises(InputError, match=saying) as error:
+        source = ImageFolder(folder)
+        if read:
+            source.read_matched(read)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+# --- Scans ----------------------------------------------------------------------------------------
+
+
+def test_scans_are_as_they_were_written(made, make_scan):
+    source = ImageFolder(made)
+    assert source.subsets == {"anna": 2, "bert": 1, "carl": 0, "dora": 2}
+    assert set(SUFFIX.values()) < set(FORMATS)
+    for number, name in enumerate(SPLIT):
+        hu, lungs, grid, centre = make_scan(number)
+        scan, matches = source.read_matched(name)
+        np.testing.assert_array_equal(scan.hu, hu)
+        np.testing.assert_allclose(scan.grid.to_world([3, 4, 5]), grid.to_world([3, 4, 5]))
+        assert scan.series_uid == name
+        assert scan.lungs_source == ("lungs" if number < 2 else "computed")
+        if number < 2:
+            np.testing.assert_array_equal(np.isin(scan.lungs, (3, 4)), lungs > 0)
+        (finding,) = scan.findings
+        assert (finding.readers, finding.included, matches) == (4, True, [])
+        np.testing.assert_allclose(finding.centre_mm, centre, atol=0.5)
+        assert finding.diameter_mm == pytest.approx(20, abs=1)
+
+
+def test_a_name_that_is_not_there(made):
+    refused(made, "has no image emil", read="emil")
+
+
+GRID = Grid((8, 9, 10), np.array([2.0, 1.0, 1.5]), np.array([-10.0, 5.0, 3.0]))
+
+
+def labelled(*boxes: tuple[int, tuple[slice, ...]]) -> np.ndarray:
+    labels = np.zeros(GRID.shape, np.uint8)
+    for value, box in boxes:
+        labels[box] = value
+    return labels
+
+
+A, B, C = (
+    np.s_[0:2, 0:2, 0:2],
+    np.s_[2:4, 2:4, 2:4],  # touches A in a corner
+    np.s_[6:8, 6:9, 0:3],
+)
+
+
+def test_parts_of_a_mask_are_nodules_and_corners_join_them():
+    joined, alone = findings_of(labelled((1, A), (1, B), (1, C)), GRID)
+    assert (joined.votes > 0).sum() == 16
+    np.testing.assert_allclose(joined.centre_mm, GRID.to_world([1.5, 1.5, 1.5]))
+    np.testing.assert_array_equal(alone.low, [6, 6, 0])
+    assert (alone.votes == 4).all()
+    volume_mm3 = np.pi / 6 * alone.diameter_mm**3
+    assert volume_mm3 == pytest.approx(18 * 3.0)  # voxels of 2 × 1 × 1.5 mm
+
+
+def test_numbered_nodules_are_one_finding_each():
+    first, second = findings_of(labelled((1, A), (7, B), (1, C)), GRID)
+    assert (first.votes > 0).sum() == 8 + 18  # in two parts
+    assert (second.votes > 0).sum() == 8
+    assert first.included
+    assert second.included
+
+
+def test_255_is_ignored_and_a_nodule_in_it_counts():
+    labels = labelled((255, np.s_[1:7, 1:8, 1:8]), (1, B))
+    scan_findings = findings_of(labels, GRID)
+    counted = [f for f in scan_findings if f.included]
+    (ignored,) = [f for f in scan_findings if not f.included]
+    assert len(counted) == 1
+    assert ignored.readers == 0
+    assert (ignored.votes > 0).sum() == (labels == 255).sum()
+    assert findings_of(labelled(), GRID) == ()
+
+
+def test_a_scan_says_what_is_ignored_and_what_counts(folder, make_scan):
+    grid = make_scan(3)[2]
+    label = np.zeros(grid.shape, np.int32)
+    label[5:8, 10:20, 10:20], label[20:25, 30:40, 30:40] = 255, 12
+    (folder / "labels" / "dora.nii.gz").unlink()
+    write(folder / "labels" / "dora.nrrd", label, grid)
+    scan, _ = ImageFolder(folder).read_matched("dora")
+    np.testing.assert_array_equal(scan.ignore, label == 255)
+    np.testing.assert_array_equal(scan.votes, (label == 12) * 4)
+
+
+# --- What does not fit ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "saying"),
+    [
+        ({"shape": (30, 64, 63)}, r"\(30, 64, 63\) voxels .* has \(30, 64, 64\)"),
+        ({"origin_mm": [0, 0.5, 0]}, "lies up to 0.50 mm from carl.nrrd"),
+        ({"spacing_mm": [5, 3, 3.01]}, r"lies up to 0.63 mm from carl.nrrd"),
+        ({"direction": np.diag([1.0, 1, -1])}, "lies up to 378.00 mm"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["labels", "lungs"])
+def test_a_mask_off_the_images_grid(folder, make_scan, kind, change, saying):
+    grid = make_scan(2)[2]
+    other = Grid(
+        change.get("shape", grid.shape),
+        np.array(change.get("spacing_mm", grid.spacing_mm), float),
+        grid.origin_mm + change.get("origin_mm", 0),
+        change.get("direction", grid.direction),
+    )
+    (folder / kind / "carl.nii.gz").unlink(missing_ok=True)
+    write(folder / kind / "carl.mha", np.zeros(other.shape, np.uint8), other)
+    refused(folder, rf"{kind}/carl\.mha: {saying}.*resample it", read="carl")
+
+
+def test_a_mask_off_by_what_headers_round(folder, make_scan):
+    grid = make_scan(2)[2]
+    near = Grid(grid.shape, grid.spacing_mm * (1 + 1e-5), grid.origin_mm + 1e-3)
+    write(folder / "labels" / "carl.nii.gz", np.ones(grid.shape, np.uint8), near)
+    assert len(ImageFolder(folder).read_matched("carl")[0].findings) == 1
+
+
+@pytest.mark.parametrize("value", [-1, 256, 0.5, np.nan])
+def test_a_label_that_is_no_whole_number_of_8_bits(folder, make_scan, value):
+    grid = make_scan(2)[2]
+    label = np.zeros(grid.shape, np.float32)
+    label[0, 0, 0] = value
+    (folder / "labels" / "carl.nii.gz").unlink()
+    write(folder / "labels" / "carl.mha", label, grid)
+    refused(folder, r"labels/carl\.mha: its values are not whole numbers", read="carl")
+
+
+def test_an_image_that_is_not_in_hu(folder, make_scan):
+    grid = make_scan(0)[2]
+    write(folder / "images" / "anna.nii.gz", np.full(grid.shape, 128, np.uint8), grid)
+    refused(folder, r"images/anna\.nii\.gz: .*give a chest CT in HU", read="anna")
+
+
+@pytest.mark.parametrize(
+    ("path", "saying"),
+    [
+        ("labels/bert.nii.gz", r"images/bert\.mhd: has no label; add labels/bert"),
+        ("images/carl.nrrd", r"labels/carl\.nii\.gz: is a label without an image"),
+        ("splits.csv", "no such file; give each image a row"),
+    ],
+)
+def test_what_is_missing_is_named(folder, path, saying):
+    (folder / path).unlink()
+    refused(folder, saying)
+
+
+def test_a_lung_mask_without_an_image(folder, make_scan):
+    write(folder / "lungs" / "emil.mha", make_scan(0)[1], make_scan(0)[2])
+    refused(folder, r"lungs/emil\.mha: is a mask without an image")
+
+
+def test_two_images_of_one_name(folder):
+    shutil.copy(folder / "images" / "carl.nrrd", folder / "images" / "carl.nii")
+    refused(folder, r"images/carl\.nrrd: carl\.nii has the same name")
+
+
+def test_other_files_are_left_alone(folder):
+    (folder / "images" / "README.txt").write_text("these are ours")
+    (folder / "images" / ".anna.nii.gz").write_bytes(b"half a copy")
+    (folder / "images" / "folder.nii").mkdir()
+    assert len(ImageFolder(folder).subsets) == 4
+
+
+# --- Splits and patients --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "saying"),
+    [
+        ("anna,train,a\n", "", r"images/anna\.nii\.gz: is not in .*splits\.csv; add a row"),
+        ("a\n", "a\nemil,train,e\n", "names emil without an image"),
+        ("a\n", "a\nanna,test,a\n", "line 3: anna is there twice"),
+        ("anna,train", "anna,training", "line 2: split 'training' is none of test, validation"),
+        ("bert,validation", "bert,train", "no scan is in the validation split"),
+        ("name,split", "image,split", "column name is missing"),
+        ("dora,train,d", "dora,train,c", "line 5: dora is of the same patient as carl, but in"),
+    ],
+)
+def test_splits_that_cannot_be(folder, old, new, saying):
+    path = folder / "splits.csv"
+    path.write_text(path.read_text().replace(old, new, 1))
+    refused(folder, saying)
+
+
+def test_patients_are_keys_and_may_be_unknown(folder):
+    assert ImageFolder(folder).patients["anna"] == patient_key("a")
+    path = folder / "splits.csv"
+    path.write_text(path.read_text().replace("train,a", "train,"))
+    assert ImageFolder(folder).patients.keys() == {"bert", "carl", "dora"}
+    path.write_text("name,split\n" + "".join(f"{n},{s}\n" for n, s in SPLIT.items()))
+    assert ImageFolder(folder).patients == {}
+
+
+def test_fold_0_is_the_split_and_there_is_no_other(folder, settings, tmp_path):
+    out = tmp_path / "out"
+    manifest = prepare(folder, out, settings, workers=2)
+    assert manifest["source"] == "images and labels"
+    assert len(manifest["folds"]) == 1
+    assert manifest["counts"]["nodules"] == 4
+    assert {e["series_uid"]: e["patient"] for e in manifest["scans"]} == {
+        name: patient_key(name[0]) for name in SPLIT
+    }
+    dataset = Dataset(out)
+    assert {e["series_uid"]: s for s in SPLITS for e in dataset.scans(s)} == SPLIT
+    with pytest.raises(InputError, match=r"config\.data\.fold = 1: .*splits\.csv alone; choose 0"):
+        Dataset(out, 1)
+    path = folder / "splits.csv"
+    path.write_text(path.read_text().replace("dora,train", "dora,test"))
+    prepare(folder, out, settings, workers=2)
+    assert {e["series_uid"] for e in Dataset(out).scans("test")} == {"carl", "dora"}
+    assert Dataset(out).identity != dataset.identity  # no run goes on with another split
+
+
+def test_a_fingerprint_changes_with_each_input_and_no_other(folder):
+    seen = {ImageFolder(folder).fingerprint("bert")}
+    names = ("images/bert.mhd", "images/bert.zraw", "labels/bert.nii.gz", "lungs/bert.mha")
+    for path in (folder / name for name in names):
+        path.write_bytes(path.read_bytes() + b"\n")
+        prints = {ImageFolder(folder).fingerprint("bert") for _ in range(2)}
+        assert len(prints) == 1
+        assert not prints & seen
+        seen |= prints
+    path = folder / "images" / "anna.nii.gz"
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert ImageFolder(folder).fingerprint("bert") in seen

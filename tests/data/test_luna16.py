@@ -1,0 +1,345 @@
+"""A LUNA16 folder is read as documented, whole or in part; what contradicts itself is refused."""
+
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from lung_unet.data.luna16 import Luna16, read_scan, sphere
+from lung_unet.data.phantom import write_metaimage
+from lung_unet.data.scan import Grid
+from lung_unet.errors import InputError
+
+UID = "1.2.0"
+
+
+@pytest.fixture
+def folder(luna16, tmp_path) -> pathlib.Path:
+    """A copy of the folder `luna16`, to change."""
+    return pathlib.Path(shutil.copytree(luna16, tmp_path / "luna16"))
+
+
+def refused(folder: pathlib.Path, saying: str, read: str | None = None) -> None:
+    with pytest.raises(InputError, match=saying) as error:
+        dataset = Luna16(folder)
+        if read:
+            dataset.read(read)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+def append(path: pathlib.Path, *rows: str) -> None:
+    path.write_text(path.read_text() + "".join(f"{row}\n" for row in rows))
+
+
+def row(uid: str, centre_mm, diameter_mm: float) -> str:
+    z, y, x = centre_mm
+    return f"{uid},{x},{y},{z},{diameter_mm}"
+
+
+# --- A scan ---------------------------------------------------------------------------------------
+
+
+def test_a_scan_is_as_documented(luna16, make_scan):
+    hu, lungs, grid, centre = make_scan(0)
+    scan = read_scan(luna16, UID)
+    np.testing.assert_array_equal(scan.hu, hu)
+    np.testing.assert_array_equal(scan.lungs, lungs)
+    kinds = {"hu": np.int16, "lungs": np.uint8, "votes": np.uint8, "ignore": np.bool_}
+    for name, kind in kinds.items():
+        assert getattr(scan, name).dtype == kind
+        assert getattr(scan, name).shape == grid.shape
+    np.testing.assert_allclose(scan.spacing_mm, [5, 3, 3])
+    np.testing.assert_allclose(scan.origin_mm, grid.origin_mm)
+    assert (scan.series_uid, scan.lungs_source) == (UID, "seg-lungs-LUNA16")
+    assert set(np.unique(scan.votes)) == {0, 4}
+    lit = np.argwhere(scan.votes)
+    np.testing.assert_allclose(grid.to_world(lit.mean(0)), centre, atol=1)
+    assert hu[scan.votes > 0].mean() > 0  # the nodule's own voxels
+
+
+def test_subsets_are_the_folders(luna16):
+    dataset = Luna16(luna16)
+    assert dataset.subsets == {f"1.2.{i}": i for i in range(4)}
+    assert dataset.absent == []
+
+
+def test_unknown_series(luna16):
+    refused(luna16, "1.2.9 is not in subset0..9", read="1.2.9")
+
+
+@pytest.mark.parametrize("diameter_mm", [8.0, 15.0, 22.0])
+def test_a_sphere_has_its_volume(diameter_mm):
+    grid = Grid((60, 60, 60), np.array([1.0, 0.7, 0.7]), np.array([-100.0, 5, 6]))
+    centre = grid.to_world([31.3, 28.8, 30.4])
+    finding = sphere(centre, diameter_mm, grid, included=True)
+    volume = (finding.votes == 4).sum() * 0.49
+    assert volume == pytest.approx(np.pi / 6 * diameter_mm**3, rel=0.05)
+    middle = grid.to_world(np.argwhere(finding.votes).mean(0) + finding.low)
+    np.testing.assert_allclose(middle, centre, atol=0.3)
+    assert (sphere(centre, diameter_mm, grid, included=False).votes.max()) == 1
+
+
+@pytest.mark.parametrize("at", [(4.5, 4.5, 4.5), (-0.9, 3, 3), (9.4, 9.9, 0.2), (3.2, 9.9, -0.5)])
+def test_a_sphere_covers_a_voxel_at_least_and_stays_inside(at):
+    grid = Grid((10, 10, 10), np.array([5.0, 0.7, 0.7]), np.zeros(3))
+    finding = sphere(grid.to_world(at), 0.5, grid, included=True)
+    assert finding.votes.any()
+    assert (finding.low >= 0).all()
+    assert (finding.low + finding.votes.shape <= grid.shape).all()
+    nearest = np.argwhere(finding.votes) + finding.low
+    assert np.abs(nearest - at).max() <= 1
+
+
+# --- Tables ---------------------------------------------------------------------------------------
+
+
+def test_voxel_coordinates_by_mistake(folder):
+    append(folder / "annotations.csv", f"{UID},46,32,15,20")
+    refused(folder, r"annotations.csv: line 6: .* outside scan 1\.2\.0", read=UID)
+
+
+@pytest.mark.parametrize("diameter_mm", [0, -1])
+def test_an_annotation_needs_a_diameter(folder, make_scan, diameter_mm):
+    centre = make_scan(0)[3]
+    append(folder / "annotations.csv", row(UID, centre, diameter_mm))
+    refused(folder, "line 6: ", read=UID)
+
+
+def test_nan_in_a_table(folder):
+    append(folder / "annotations_excluded.csv", f"{UID},nan,1,1,5")
+    refused(folder, "annotations_excluded.csv: line 2: ")
+
+
+def test_excluded_findings_are_ignored_and_of_10_mm_where_no_size_is_given(folder, make_scan):
+    grid, centre = make_scan(0)[2:]
+    rows = [
+        (np.array([-20.0, 0, 0]), -1),
+        (np.array([20.0, 0, -70]), 24.0),
+        (np.array([0, 0, 900]), 5),
+    ]
+    append(folder / "annotations_excluded.csv", *(row(UID, centre + o, d) for o, d in rows))
+    scan = read_scan(folder, UID)
+    where = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1)
+    expected = np.zeros(grid.shape, bool)
+    for offset, diameter_mm in rows[:2]:  # the third lies outside: nothing to ignore
+        away = np.linalg.norm(grid.to_world(where) - centre - offset, axis=-1)
+        expected |= away <= (diameter_mm if diameter_mm > 0 else 10.0) / 2
+    np.testing.assert_array_equal(scan.ignore, expected & (scan.votes == 0))
+    assert set(np.unique(scan.votes)) == {0, 4}  # what no reader outlined is no vote
+    assert [f.included for f in scan.findings] == [True, False, False]
+
+
+def test_an_excluded_mark_on_a_counted_nodule_adds_nothing(folder, make_scan):
+    append(folder / "annotations_excluded.csv", row(UID, make_scan(0)[3] + 2.0, 30.0))
+    scan = read_scan(folder, UID)
+    assert [f.included for f in scan.findings] == [True]
+    assert not scan.ignore.any()
+
+
+def test_a_partial_download_works(folder):
+    shutil.rmtree(folder / "subset2")
+    dataset = Luna16(folder)
+    assert dataset.absent == ["1.2.2"]
+    assert sorted(dataset.subsets) == ["1.2.0", "1.2.1", "1.2.3"]
+    assert dataset.read("1.2.3").findings
+
+
+def test_a_series_that_no_table_knows(folder):
+    append(folder / "annotations.csv", "1.2.77,0,0,0,5")
+    refused(folder, r"annotations.csv: line 6: series 1\.2\.77 is unknown")
+
+
+def test_only_annotations_are_needed(folder, make_scan):
+    shutil.rmtree(folder / "seg-lungs-LUNA16")
+    (folder / "annotations_excluded.csv").unlink()
+    (folder / "seriesuids.csv").unlink()
+    dataset = Luna16(folder)
+    assert dataset.absent == []
+    scan = dataset.read(UID)
+    assert scan.lungs_source == "computed"
+    true = make_scan(0)[1]
+    assert 2 * ((scan.lungs > 0) & (true > 0)).sum() > 0.9 * (
+        (scan.lungs > 0).sum() + (true > 0).sum()
+    )
+    (folder / "annotations.csv").unlink()
+    refused(folder, "annotations.csv: no such file")
+
+
+def test_tables_where_luna16_packs_them(folder):
+    expected = read_scan(folder, UID).votes
+    (folder / "evaluationScript" / "annotations").mkdir(parents=True)
+    for name in ("annotations.csv", "annotations_excluded.csv", "seriesuids.csv"):
+        shutil.move(folder / name, folder / "evaluationScript" / "annotations" / name)
+    np.testing.assert_array_equal(Luna16(folder).read(UID).votes, expected)
+
+
+# --- Files ----------------------------------------------------------------------------------------
+
+
+def test_no_folder_or_no_subsets(tmp_path):
+    refused(tmp_path / "none", "no such folder")
+    refused(tmp_path, "no subset0..9")
+    (tmp_path / "subset10").mkdir()
+    (tmp_path / "subset10" / "1.2.mhd").touch()
+    refused(tmp_path, "no subset0..9")
+
+
+def test_a_scan_in_two_subsets(folder):
+    shutil.copy(folder / "subset0" / f"{UID}.mhd", folder / "subset3" / f"{UID}.mhd")
+    refused(folder, r"subset3/1\.2\.0\.mhd: is also in .*subset0")
+
+
+@pytest.mark.parametrize("kind", ["subset0", "seg-lungs-LUNA16"])
+def test_a_file_cut_short(folder, kind):
+    data = folder / kind / f"{UID}.zraw"
+    data.write_bytes(data.read_bytes()[:-200])
+    refused(folder, rf"{kind}/1\.2\.0\.mhd: .* copy it again", read=UID)
+
+
+def test_a_lung_mask_of_another_size(folder, make_scan):
+    _, lungs, grid, _ = make_scan(0)
+    write_metaimage(folder / "seg-lungs-LUNA16" / f"{UID}.mhd", lungs[:-1], grid)
+    refused(folder, r"seg-lungs-LUNA16/1\.2\.0\.mhd: .*copy both again", read=UID)
+
+
+# --- Outlines -------------------------------------------------------------------------------------
+
+
+def write_xml(
+    path: pathlib.Path, uid: str, grid: Grid, *readers: list[tuple[int, int, int]]
+) -> None:
+    """LIDC-IDRI's XML: each reader outlined squares of 6 × 6 pixels around voxels, in 3 slices."""
+
+    def outline(z: int, y: int, x: int) -> str:
+        ring = [(y - 4, x + d) for d in range(-4, 4)] + [(y + d, x + 4) for d in range(-4, 4)]
+        ring += [(y + 4, x - d) for d in range(-4, 4)] + [(y - d, x - 4) for d in range(-4, 4)]
+        edge = "".join(
+            f"<edgeMap><xCoord>{x}</xCoord><yCoord>{y}</yCoord></edgeMap>" for y, x in ring
+        )
+        height = grid.to_world([z, 0, 0])[0]
+        return (
+            f"<roi><imageZposition>{height}</imageZposition><inclusion>TRUE</inclusion>{edge}</roi>"
+        )
+
+    sessions = ""
+    for nodules in readers:
+        marks = "".join(
+            "<unblindedReadNodule><characteristics><subtlety>3</subtlety></characteristics>"
+            + "".join(outline(z + d, y, x) for d in (-1, 0, 1))
+            + "</unblindedReadNodule>"
+            for z, y, x in nodules
+        )
+        sessions += f"<readingSession>{marks}</readingSession>"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        '<?xml version="1.0"?><LidcReadMessage xmlns="http://www.nih.gov"><ResponseHeader>'
+        f"<SeriesInstanceUid>{uid}</SeriesInstanceUid></ResponseHeader>{sessions}</LidcReadMessage>"
+    )
+
+
+def test_an_annotation_takes_the_readers_outline_or_becomes_a_sphere(folder, make_scan):
+    grid, centre = make_scan(0)[2:]
+    outlined = tuple(int(v) for v in np.rint(grid.to_voxel(centre + np.array([0, 3, -3]))))
+    other, lone = (outlined[0], outlined[1], 18), (outlined[0] - 7, outlined[1], 46)
+    write_xml(folder / "lidc_xml" / "a.xml", UID, grid, [outlined], [outlined, other], [outlined])
+    append(folder / "annotations.csv", row(UID, grid.to_world(lone), 16.0))
+    scan, matches = Luna16(folder).read_matched(UID)
+    assert [m.finding is None for m in matches] == [False, True]
+    found = scan.findings[matches[0].finding]
+    z, y, x = outlined
+    expected = np.zeros(grid.shape, np.uint8)
+    expected[z - 1 : z + 2, y - 3 : y + 4, x - 3 : x + 4] = 3
+    drawn = np.zeros(grid.shape, np.uint8)
+    drawn[found.box] = found.votes
+    np.testing.assert_array_equal(drawn, expected)  # the outline is the readers'
+    np.testing.assert_allclose(found.centre_mm, centre)  # position and diameter are LUNA16's
+    assert (found.diameter_mm, found.readers, found.included) == (20.0, 3, True)
+    assert scan.votes[lone] == 4  # a sphere, of all readers
+    assert scan.votes[other] == 1  # one reader of three: does not count
+    assert scan.ignore[other]
+    assert not scan.ignore[outlined]
+
+
+def test_outlines_in_a_folder_of_their_own(folder, tmp_path, make_scan):
+    grid, centre = make_scan(0)[2:]
+    at = tuple(int(v) for v in np.rint(grid.to_voxel(centre)))
+    write_xml(tmp_path / "xml" / "a.xml", UID, grid, [at], [at], [at], [at])
+    scan = read_scan(folder, UID, tmp_path / "xml")
+    assert scan.votes.max() == 4
+    assert (scan.votes > 0).sum() == 3 * 49
+    with pytest.raises(InputError, match="no such folder"):
+        Luna16(folder, tmp_path / "none")
+
+
+# --- Fingerprints ---------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_changes_with_each_input_and_no_other(folder, make_scan):
+    grid, centre = make_scan(0)[2:]
+    at = tuple(int(v) for v in np.rint(grid.to_voxel(centre)))
+    xml = folder / "lidc_xml" / "a.xml"
+    seen = {Luna16(folder).fingerprint(UID)}
+
+    def changes(expected: bool) -> None:
+        prints = {Luna16(folder).fingerprint(UID) for _ in range(2)}
+        assert len(prints) == 1
+        assert prints.isdisjoint(seen) == expected
+        seen.update(prints)
+
+    changes(False)
+    for name in (f"subset0/{UID}", f"seg-lungs-LUNA16/{UID}"):
+        for suffix in (".mhd", ".zraw"):
+            path = folder / f"{name}{suffix}"
+            later = path.stat().st_mtime_ns + 1
+            os.utime(path, ns=(later, later))
+            changes(True)
+    write_xml(xml, UID, grid, [at])
+    changes(True)
+    write_xml(xml, UID, grid, [at], [at])
+    changes(True)
+    append(folder / "annotations.csv", row(UID, centre + 20.0, 6.0))
+    changes(True)
+    append(folder / "annotations_excluded.csv", row(UID, centre - 20.0, -1))
+    changes(True)
+    (folder / "seg-lungs-LUNA16" / f"{UID}.mhd").unlink()
+    changes(True)
+
+    write_xml(folder / "lidc_xml" / "b.xml", "1.2.1", grid, [at])
+    append(folder / "annotations.csv", row("1.2.1", centre, 6.0))
+    (folder / "subset0" / f"{UID}.5.zraw").write_bytes(b"of another series")
+    changes(False)
+
+
+# --- Choices --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("min_readers", "counted"), [(1, {1, 2, 3}), (2, {2, 3}), (3, {3}), (4, set())]
+)
+def test_findings_of_fewer_readers_are_ignored(folder, make_scan, min_readers, counted):
+    """Also a nodule that annotations.csv lists: LUNA16 asks for three readers."""
+    grid, centre = make_scan(0)[2:]
+    three = tuple(int(v) for v in np.rint(grid.to_voxel(centre)))
+    two, one = (three[0], three[1], 18), (three[0] - 7, three[1], 46)
+    write_xml(folder / "lidc_xml" / "a.xml", UID, grid, [three, two, one], [three, two], [three])
+    scan, matches = Luna16(folder, min_readers=min_readers).read_matched(UID)
+    assert [m.finding is None for m in matches] == [False]  # no sphere takes its place
+    assert {f.readers for f in scan.findings} == {1, 2, 3}
+    assert {f.readers for f in scan.findings if f.included} == counted
+    for readers, at in enumerate((one, two, three), 1):
+        assert scan.votes[at] == readers
+        assert scan.ignore[at] == (readers not in counted)
+
+
+def test_spheres_instead_of_outlines(folder, make_scan):
+    grid, centre = make_scan(0)[2:]
+    expected = Luna16(folder).read(UID)
+    at = tuple(int(v) for v in np.rint(grid.to_voxel(centre)))
+    write_xml(folder / "lidc_xml" / "a.xml", UID, grid, [at], [at], [at])
+    assert (Luna16(folder).read(UID).votes != expected.votes).any()
+    dataset = Luna16(folder, outlines="sphere")
+    np.testing.assert_array_equal(dataset.read(UID).votes, expected.votes)
+    assert UID not in dataset.outlines

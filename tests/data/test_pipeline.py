@@ -1,0 +1,384 @@
+"""The data depend on the seed alone, resume exactly, and are never silently wrong."""
+
+import collections
+import itertools
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from lung_unet.data.manifest import Dataset
+from lung_unet.data.pipeline import Shards, scan_records, training_batches, validation_batches
+from lung_unet.data.records import Block, block_of
+from lung_unet.data.shards import Settings
+from lung_unet.errors import InputError
+
+SETTINGS = Settings(4.0, 8.0, (12, 12, 12), 3)
+OPTIONS = {"patch": (8, 6, 8), "batch_size": 2, "nodule_fraction": 0.5, "seed": 1, "threads": 2,
+           "prefetch": 2}  # fmt: skip
+
+
+def write_blocks(path: pathlib.Path, blocks: list[Block]) -> dict:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for block in blocks:
+        writer.write(block.encode())
+    writer.close()
+    name = f"{path.parent.name}/{path.name}"
+    return {"name": name, "bytes": path.stat().st_size, "records": len(blocks)}
+
+
+def numbered_block(number: int, centre: tuple[int, int, int] | None) -> Block:
+    """All HU are the block's number; a nodule is one voxel, the centre."""
+    labels = np.zeros(SETTINGS.block, np.uint8)
+    if centre:
+        labels[centre] = 1
+    hu = np.full(SETTINGS.block, number, np.int16)
+    return block_of(hu, labels, np.array(centre) if centre else None)
+
+
+def write_dataset(folder: pathlib.Path, nodules: int = 3, background: int = 5) -> Dataset:
+    """Four scans; scan i has nodule blocks 100 i + 0, 1, … and background blocks 100 i + 50, …"""
+    rng = np.random.default_rng(0)
+    entries = []
+    for i in range(4):
+        blocks = {
+            "nodule": [
+                numbered_block(100 * i + k, tuple(int(c) for c in rng.integers(0, 12, 3)))
+                for k in range(nodules)
+            ],
+            "background": [numbered_block(100 * i + 50 + k, None) for k in range(background)],
+            "scan": [],
+        }
+        files = {
+            kind: write_blocks(folder / f"subset{i}" / f"{i}.{kind}.arrayrecord", contents)
+            for kind, contents in blocks.items()
+        }
+        entries.append(
+            {"series_uid": str(i), "subset": i, "files": files, "made_from": {"input": str(i)}}
+        )
+    counts = {"nodule": 4 * nodules, "background": 4 * background, "scan": 0}
+    manifest = {
+        "source": "LUNA16",
+        "settings": SETTINGS.to_json(),
+        "counts": counts,
+        "scans": entries,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return Dataset(folder)
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory) -> Dataset:
+    return write_dataset(tmp_path_factory.mktemp("numbered"))
+
+
+def first(dataset: Dataset, count: int, **options) -> list[dict[str, np.ndarray]]:
+    return list(itertools.islice(iter(training_batches(dataset, **OPTIONS | options)), count))
+
+
+def numbers(batches) -> np.ndarray:
+    """The number of the block that each patch was cropped from."""
+    return np.concatenate([b["hu"][:, 0, 0, 0] for b in batches])
+
+
+def assert_same(found, expected) -> None:
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a["hu"], b["hu"])
+        np.testing.assert_array_equal(a["labels"], b["labels"])
+
+
+def differ(found, expected) -> bool:
+    return (
+        any((a["labels"] != b["labels"]).any() for a, b in zip(found, expected, strict=True))
+        and (numbers(found) != numbers(expected)).any()
+    )
+
+
+# --- Patches --------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_as_documented(numbered):
+    for batch in first(numbered, 4, batch_size=3):
+        assert batch.keys() == {"hu", "labels"}
+        assert batch["hu"].shape == batch["labels"].shape == (3, 8, 6, 8)
+        assert batch["hu"].dtype == np.int16
+        assert batch["labels"].dtype == np.uint8
+        for patch in batch["hu"]:
+            assert len(np.unique(patch)) == 1  # of one block
+
+
+@pytest.mark.parametrize("patch", [(8, 6, 8), (12, 12, 12), (1, 1, 1), (11, 2, 7)])
+def test_every_nodule_patch_contains_the_centre(numbered, patch):
+    batches = first(numbered, 40, nodule_fraction=1.0, patch=patch)
+    labels = np.concatenate([b["labels"] for b in batches])
+    assert (labels.sum((1, 2, 3)) == 1).all()
+    if patch == (8, 6, 8):  # anywhere in the patch, but its rim
+        at = np.argwhere(labels)[:, 1:]
+        assert (np.ptp(at, axis=0) >= [4, 3, 4]).all()
+
+
+def test_background_patches_come_from_everywhere_in_a_block(tmp_path):
+    dataset = write_dataset(tmp_path, nodules=0)
+    hu = np.arange(12**3, dtype=np.int16).reshape(SETTINGS.block)
+    for i in range(4):
+        block = block_of(hu, np.zeros(hu.shape, np.uint8), None)
+        write_blocks(tmp_path / f"subset{i}" / f"{i}.background.arrayrecord", [block] * 5)
+    corners = {
+        int(b["hu"][0, 0, 0, 0]) for b in first(dataset, 300, batch_size=1, patch=(11, 12, 10))
+    }
+    assert corners == {hu[z, 0, x] for z in range(2) for x in range(3)}
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 0.8, 1.0])
+def test_nodule_fraction(numbered, fraction):
+    found = numbers(first(numbered, 50, nodule_fraction=fraction))
+    assert (found % 100 < 50).mean() == pytest.approx(fraction, abs=0.02)
+
+
+def test_the_training_split_alone_is_read_and_each_block_once_an_epoch(numbered):
+    found = numbers(first(numbered, 30))
+    nodules, background = found[found % 100 < 50], found[found % 100 >= 50]
+    of_nodules = [100 * i + k for i in (2, 3) for k in range(3)]
+    of_background = [100 * i + 50 + k for i in (2, 3) for k in range(5)]
+    epochs = nodules[:30].reshape(5, 6)
+    for epoch in epochs:
+        assert sorted(epoch) == of_nodules
+    assert len({tuple(epoch) for epoch in epochs}) > 1  # shuffled again
+    for epoch in background[:30].reshape(3, 10):
+        assert sorted(epoch) == of_background
+
+
+def test_a_block_is_cropped_elsewhere_each_time(numbered):
+    batches = first(numbered, 40, nodule_fraction=1.0, batch_size=1)
+    seen = collections.defaultdict(set)
+    for batch in batches:
+        seen[int(numbers([batch])[0])].add(batch["labels"].tobytes())
+    assert all(len(crops) > 1 for crops in seen.values())
+
+
+def test_without_nodules_there_is_background(tmp_path):
+    found = numbers(first(write_dataset(tmp_path, nodules=0), 10))
+    assert (found % 100 >= 50).all()
+
+
+def test_without_blocks_there_is_an_error(tmp_path):
+    dataset = write_dataset(tmp_path, nodules=0, background=0)
+    with pytest.raises(InputError, match="the train split has no blocks"):
+        training_batches(dataset, **OPTIONS)
+    with pytest.raises(InputError, match="the validation split has no blocks"):
+        validation_batches(dataset, patch=(8, 8, 8), batch_size=2, patches=4, seed=0)
+
+
+@pytest.mark.parametrize("patch", [(13, 8, 8), (8, 8, 128), (8, 8), (8, 8, 8, 8), (0, 8, 8), ()])
+def test_a_patch_that_no_block_holds_is_refused(numbered, patch):
+    for batches in (
+        lambda: training_batches(numbered, **OPTIONS | {"patch": patch}),
+        lambda: validation_batches(numbered, patch=patch, batch_size=2, patches=4, seed=0),
+    ):
+        with pytest.raises(InputError, match=r"config\.data\.patch"):
+            batches()
+
+
+# --- Order ----------------------------------------------------------------------------------------
+
+
+def test_the_seed_alone_decides(numbered):
+    expected = first(numbered, 8)
+    assert_same(first(numbered, 8), expected)
+    assert_same(first(numbered, 8, threads=5, prefetch=1), expected)
+    assert differ(first(numbered, 8, seed=2), expected)
+
+
+def test_the_seed_decides_where_a_block_is_cropped(numbered):
+    """Not only in which order the blocks come."""
+    crops = []
+    for seed in (1, 2):
+        batches = first(numbered, 60, batch_size=1, nodule_fraction=1.0, seed=seed)
+        crops.append([b["labels"] for b in batches if numbers([b])[0] == 200])
+    assert len(crops[0]) == len(crops[1]) == 10
+    assert any((a != b).any() for a, b in zip(*crops, strict=True))
+
+
+@pytest.mark.parametrize("shards", [2, 4])
+def test_shards_read_parts_of_the_same_global_batches(numbered, shards):
+    whole = first(numbered, 6, batch_size=8)
+    parts = [
+        first(numbered, 6, batch_size=8 // shards, shard=i, shards=shards) for i in range(shards)
+    ]
+    together = [
+        {key: np.concatenate([b[key] for b in batch]) for key in ("hu", "labels")}
+        for batch in zip(*parts, strict=True)
+    ]
+    assert_same(together, whole)
+
+
+@pytest.mark.parametrize("after", [0, 1, 7, 23])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_an_iterator_resumes_exactly_with_any_number_of_threads(numbered, after, threads):
+    iterator = iter(training_batches(numbered, **OPTIONS))
+    for _ in range(after):
+        next(iterator)
+    state = iterator.get_state()
+    expected = [next(iterator) for _ in range(5)]
+    other = iter(training_batches(numbered, **OPTIONS | {"threads": threads, "prefetch": 7}))
+    other.set_state(state)
+    assert_same([next(other) for _ in range(5)], expected)
+    iterator.set_state(state)  # and back in place
+    assert_same([next(iterator) for _ in range(5)], expected)
+
+
+def test_a_state_survives_json(numbered):
+    iterator = iter(training_batches(numbered, **OPTIONS))
+    next(iterator)
+    state = json.loads(json.dumps(iterator.get_state()))
+    expected = next(iterator)
+    iterator.set_state(state)
+    assert_same([next(iterator)], [expected])
+
+
+def test_validation_patches_are_the_same_every_time(numbered):
+    options = {"patch": (8, 8, 8), "batch_size": 4, "patches": 10, "seed": 3}
+    batches = validation_batches(numbered, **options)
+    assert_same(validation_batches(numbered, **options), batches)
+    assert [b["hu"].shape for b in batches] == [(4, 8, 8, 8)] * 3  # patches, filled up to batches
+    found = numbers(batches)
+    assert set(found // 100) == {1}  # subset 1 validates
+    assert (found % 100 < 50).sum() == 6  # half around nodules
+    assert differ(validation_batches(numbered, **options | {"seed": 4}), batches)
+
+
+# --- Real records, and broken ones ----------------------------------------------------------------
+
+
+def test_scan_records_are_in_the_manifest_s_order(dataset):
+    records = scan_records(dataset, "train")
+    assert len(records) == 2
+    assert [records[i].series_uid for i in range(2)] == ["1.2.2", "1.2.3"]
+    assert [e["series_uid"] for e in dataset.scans("train")] == ["1.2.2", "1.2.3"]
+
+
+def test_batches_of_prepared_scans(dataset):
+    (batch,) = first(dataset, 1, patch=(16, 16, 16), nodule_fraction=1.0)
+    for hu, labels in zip(batch["hu"], batch["labels"], strict=True):
+        assert hu[labels == 4].mean() > -200 > -500 > hu[labels == 0].mean()
+
+
+def noise_blocks(count: int) -> list[Block]:
+    rng = np.random.default_rng(0)
+    none = np.zeros(SETTINGS.block, np.uint8)
+    return [
+        block_of(rng.integers(-1000, 1000, SETTINGS.block).astype(np.int16), none, None)
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("damaged", [0, 2, 4])
+def test_a_broken_record_is_named_by_shard_and_number(tmp_path, damaged):
+    """Random voxels do not compress, so a record's bytes can be found in its shard."""
+    blocks = noise_blocks(5)
+    paths = [tmp_path / "good.arrayrecord", tmp_path / "bad.arrayrecord"]
+    for path in paths:
+        write_blocks(path, blocks)
+    content = bytearray(paths[1].read_bytes())
+    reach = len(content)
+    found = None
+    for at in range(200, reach, 400):  # the first damage that hits this record
+        broken = bytearray(content)
+        broken[at] ^= 0xFF
+        paths[1].write_bytes(broken)
+        records = Shards([str(p) for p in paths], Block.decode)
+        for number in range(5):
+            try:
+                records[5 + number]
+            except InputError as error:
+                if number == damaged:
+                    found = str(error)
+        if found:
+            break
+    assert found
+    assert f"bad.arrayrecord: record {damaged} is broken" in found
+    assert "\n" not in found
+    np.testing.assert_array_equal(records[damaged].hu, blocks[damaged].hu)  # the good shard's
+
+
+def test_damage_anywhere_is_an_error_or_without_effect(tmp_path):
+    blocks = noise_blocks(3)
+    path = tmp_path / "a.arrayrecord"
+    write_blocks(path, blocks)
+    content = path.read_bytes()
+    errors = 0
+    for at in [
+        *range(0, len(content), 997),
+        *range(0, 64, 9),
+        *range(len(content) - 64, len(content), 9),
+    ]:
+        broken = bytearray(content)
+        broken[at] ^= 0xFF
+        path.write_bytes(broken)
+        try:
+            records = Shards([str(path)], Block.decode)
+            found = [records[i].hu for i in range(3)]
+        except InputError as error:
+            assert str(path) in str(error)
+            errors += 1
+        else:
+            for hu, block in zip(found, blocks, strict=True):
+                np.testing.assert_array_equal(hu, block.hu)
+    assert errors > 5
+
+
+def test_a_broken_record_stops_training_with_one_line(tmp_path):
+    dataset = write_dataset(tmp_path, nodules=0)
+    for i in (2, 3):
+        path = tmp_path / f"subset{i}" / f"{i}.background.arrayrecord"
+        write_blocks(path, noise_blocks(5))
+        content = bytearray(path.read_bytes())
+        for at in range(500, 12_000, 100):
+            content[at] ^= 0xFF
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"background\.arrayrecord: record \d is broken"):
+        first(dataset, 10)
+
+
+def write_garbage(path: pathlib.Path, blocks: list[Block], *at: int) -> None:
+    """A shard whose records `at` are none."""
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for number, block in enumerate(blocks):
+        writer.write(b"garbage" if number in at else block.encode())
+    writer.close()
+
+
+def test_a_skipped_record_is_the_next_one_every_time_and_told_once(numbered, tmp_path, capsys):
+    """The order of all others does not change."""
+    dataset = write_dataset(tmp_path)
+    blocks = [numbered_block(350 + k, None) for k in range(5)]
+    path = tmp_path / "subset3" / "3.background.arrayrecord"
+    write_garbage(path, blocks, 1, 4)  # the last one's next is the first of all: 250
+    with pytest.raises(InputError, match=r"3\.background\.arrayrecord: record [14] is broken"):
+        first(dataset, 20)
+    for threads in (1, 4):
+        found = numbers(first(dataset, 20, on_broken="skip", threads=threads))
+        whole = numbers(first(numbered, 20))
+        expected = np.select([whole == 351, whole == 354], [352, 250], whole)
+        np.testing.assert_array_equal(found, expected)
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 2
+        for number in (1, 4):
+            assert sum(f"{path}: record {number} is broken" in line for line in lines) == 1
+
+
+def test_a_record_is_skipped_to_the_next_that_is_whole(tmp_path):
+    blocks = [numbered_block(k, None) for k in range(6)]
+    path = tmp_path / "a.arrayrecord"
+    write_garbage(path, blocks, 1, 2, 3, 5)
+    records = Shards([str(path)], Block.decode, "skip")
+    assert [int(r.hu[0, 0, 0]) for r in records] == [0, 4, 4, 4, 4, 0]
+    write_garbage(path, blocks, *range(6))
+    with pytest.raises(InputError, match=r"a\.arrayrecord.*all records are broken"):
+        Shards([str(path)], Block.decode, "skip")[2]
+    with pytest.raises(InputError, match=r"config\.data\.on_broken = 'warn': choose stop or"):
+        Shards([str(path)], Block.decode, "warn")

@@ -1,0 +1,137 @@
+"""A folder is prepared once, in any number of processes, and again only where something changed."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import pytest
+
+from lung_unet.data.preparation import prepare
+from lung_unet.data.shards import Settings
+from lung_unet.errors import InputError
+
+
+@pytest.fixture
+def folder(luna16, tmp_path) -> pathlib.Path:
+    """A copy of the folder `luna16`, to change; times and all, so that it is the same input."""
+    return pathlib.Path(shutil.copytree(luna16, tmp_path / "luna16"))
+
+
+@pytest.fixture
+def done(prepared, tmp_path) -> pathlib.Path:
+    """A copy of the folder `prepared`, to change."""
+    return pathlib.Path(shutil.copytree(prepared, tmp_path / "done"))
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def times(folder: pathlib.Path) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_one_process_writes_what_two_wrote(luna16, prepared, tmp_path, settings, capsys):
+    manifest = prepare(luna16, tmp_path / "new" / "out", settings, workers=1)
+    assert contents(tmp_path / "new" / "out") == contents(prepared)
+    assert json.loads((prepared / "manifest.json").read_text()) == json.loads(json.dumps(manifest))
+    assert "4/4" in capsys.readouterr().out  # progress
+    assert not [name for name in contents(prepared) if pathlib.Path(name).name.startswith(".")]
+
+
+def test_nothing_is_written_again(luna16, done, settings):
+    before, held = times(done), contents(done)
+    prepare(luna16, done, settings, workers=1)
+    assert times(done) == before
+    assert contents(done) == held
+
+
+def test_a_changed_scan_alone_is_done_again(folder, done, settings):
+    before = times(done)
+    table = folder / "annotations.csv"
+    table.write_text(table.read_text().replace("20.0", "12.0", 1))  # the first row: 1.2.0
+    with open(done / "subset3" / "1.2.3.scan.arrayrecord", "r+b") as file:
+        file.truncate(1000)
+    prepare(folder, done, settings, workers=1)
+    after = times(done)
+    changed = {name for name in before if before[name] != after[name]}
+    redone = {name for name in before if name.startswith(("1.2.0.", "1.2.3."))}
+    assert changed == {*redone, "manifest.json"}
+    manifest = json.loads((done / "manifest.json").read_text())
+    assert [e["nodules"][0]["diameter_mm"] for e in manifest["scans"]] == [12, 20, 20, 20]
+
+
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [
+        (Settings(5.0, 8.0, (20, 20, 20), 2), "spacing_mm = 4.0, not 5.0"),
+        (Settings(4.0, 9.0, (20, 20, 20), 2), "margin_mm"),
+        (Settings(4.0, 8.0, (20, 20, 24), 2), "block"),
+        (Settings(4.0, 8.0, (20, 20, 20), 3), "nodule_blocks"),
+        (Settings(4.0, 8.0, (20, 20, 20), 2, 2), "min_readers = 3, not 2"),
+        (Settings(4.0, 8.0, (20, 20, 20), 2, 3, "sphere"), "outlines = 'readers', not 'sphere'"),
+    ],
+)
+def test_a_folder_prepared_with_other_settings_is_not_overwritten(luna16, prepared, other, name):
+    before = contents(prepared)
+    with pytest.raises(InputError, match=name) as error:
+        prepare(luna16, prepared, other)
+    assert str(prepared) in str(error.value)
+    assert contents(prepared) == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": 3}', "null"])
+def test_a_broken_manifest_is_not_overwritten(luna16, tmp_path, settings, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match=r"manifest\.json: is broken"):
+        prepare(luna16, tmp_path, settings)
+    assert (tmp_path / "manifest.json").read_text() == text
+
+
+def test_a_folder_that_cannot_be_written(luna16, tmp_path, settings):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        prepare(luna16, tmp_path / "file" / "out", settings)
+
+
+def test_a_broken_scan_is_named_and_the_others_are_kept(folder, tmp_path, settings, prepared):
+    data = folder / "subset3" / "1.2.3.zraw"
+    data.write_bytes(data.read_bytes()[:-500])
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"subset3/1\.2\.3\.mhd: .*copy it again") as error:
+        prepare(folder, out, settings, workers=1)
+    assert "\n" not in str(error.value)
+    left = contents(out)
+    assert "manifest.json" not in left
+    assert left
+    assert left.items() <= contents(prepared).items()
+
+
+def test_an_error_of_the_file_system_is_one_line(luna16, tmp_path, settings):
+    (tmp_path / "subset2").write_text("a file where a folder must be")
+    with pytest.raises(InputError, match=r"subset2.*finished scans are kept") as error:
+        prepare(luna16, tmp_path, settings, workers=1)
+    assert "\n" not in str(error.value)
+
+
+class Deadly(Settings):
+    """Settings that end the process that they are sent to."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+def test_a_process_that_dies_is_told(luna16, tmp_path):
+    with pytest.raises(InputError, match="a worker process died"):
+        prepare(luna16, tmp_path / "out", Deadly(), workers=1)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_series_that_are_not_there_are_told(folder, done, settings, capsys):
+    for path in folder.glob("subset3/*"):
+        path.unlink()
+    manifest = prepare(folder, done, settings, workers=1)
+    assert "1 of the series in seriesuids.csv are not on disk" in capsys.readouterr().out
+    assert manifest["counts"]["absent_scans"] == 1
+    assert [e["series_uid"] for e in manifest["scans"]] == ["1.2.0", "1.2.1", "1.2.2"]

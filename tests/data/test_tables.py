@@ -1,0 +1,141 @@
+"""Tables are read to the last row, or the line that is wrong is named."""
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from lung_unet.data.tables import read_marks, read_rows, read_series_uids
+from lung_unet.errors import InputError
+
+HEADER = "seriesuid,coordX,coordY,coordZ,diameter_mm\n"
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes a table of the given content, text or bytes."""
+
+    def table(content: str | bytes):
+        path = tmp_path / "annotations.csv"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return table
+
+
+def refused(read, path, saying: str) -> None:
+    with pytest.raises(InputError, match=saying) as error:
+        read(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_world_positions_become_z_y_x(table):
+    marks = read_marks(table(HEADER + "1.2,-128.5,-175.25,-298.5,5.65\n1.3,1,2,3,-1\n"))
+    assert [(m.series_uid, m.diameter_mm, m.line) for m in marks] == [
+        ("1.2", 5.65, 2),
+        ("1.3", -1, 3),
+    ]
+    np.testing.assert_array_equal(marks[0].centre_mm, [-298.5, -175.25, -128.5])
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_columns_go_by_their_names(table, start, end):
+    lines = [
+        "seriesuid,note,diameter_mm,coordZ,coordY,coordX",
+        '1.2,a "b",4,3,2,1',
+        '1.3,"x\ny",8,7,6,5',
+    ]
+    marks = read_marks(table(start + end.join(lines) + end))
+    assert [m.series_uid for m in marks] == ["1.2", "1.3"]
+    np.testing.assert_array_equal(marks[1].centre_mm, [7, 6, 5])
+
+
+def test_a_table_of_no_rows(table):
+    assert read_marks(table(HEADER)) == []
+
+
+@pytest.mark.parametrize("column", ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"])
+def test_missing_column(table, column):
+    refused(read_marks, table(HEADER.replace(column, "other")), f"column {column} is missing")
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["1.2,1,2,x,4", "1.2,1,2,,4", "1.2,1,2,3,nan", "1.2,inf,2,3,4", "1.2,1,2,3,-inf",
+     "1.2,1,2,3,4 mm", "1.2,1;5,2,3,4", "1.2,1,2,3", "1.2", "1.2,1,2,3,4,5"],
+)  # fmt: skip
+def test_malformed_row_is_named_by_its_line(table, row):
+    refused(read_marks, table(f"{HEADER}1.2,1,2,3,4\n{row}\n1.2,1,2,3,4\n"), "line 3: ")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n\n", b"\xff\xfe\x00\x01", b'seriesuid,"coordX', HEADER.encode() + b'1.2,"1"2,3,4,5',
+     HEADER.encode() + b"1.2,1,2,\0,4", HEADER.encode() + b"x" * 200_000],
+    ids=["empty", "blank", "no text", "open quote", "quote inside", "NUL", "long"],
+)  # fmt: skip
+def test_what_is_no_table(table, content):
+    refused(read_marks, table(content), "missing|cannot be read as CSV|line 2: ")
+
+
+def test_missing_file_and_folder(tmp_path):
+    refused(read_marks, tmp_path / "none.csv", "no such file")
+    refused(read_marks, tmp_path, "cannot be read")
+    refused(read_series_uids, tmp_path / "none.csv", "cannot be read")
+    refused(read_series_uids, tmp_path, "cannot be read")
+
+
+@hypothesis.settings(
+    max_examples=500,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+@hypothesis.given(
+    st.lists(st.sampled_from(["1.2", "1", "-5.5", ",", ",", ",", "\n", '"', "'", "\r", "é", "\0"])),
+    st.binary(max_size=5),
+    st.booleans(),
+)
+def test_any_content_is_read_or_refused(table, parts, noise, headed):
+    """Each mark is six finite values, whatever the file holds."""
+    path = table((HEADER if headed else "").encode() + "".join(parts).encode() + noise)
+    try:
+        marks = read_marks(path)
+    except InputError as error:
+        assert str(path) in str(error)
+        return
+    for mark in marks:
+        assert isinstance(mark.series_uid, str)
+        assert np.isfinite([*mark.centre_mm, mark.diameter_mm]).all()
+
+
+def test_other_tables_name_their_own_columns(table):
+    path = table("seriesuid,probability\n1.2,0.5\n")
+    assert read_rows(path, ("seriesuid", "probability")) == [
+        (2, {"seriesuid": "1.2", "probability": "0.5"})
+    ]
+    refused(lambda p: read_rows(p, ("seriesuid", "coordX")), path, "coordX")
+
+
+@pytest.mark.parametrize(
+    "content", ["1.2\n1.3\n", "seriesuid\n1.2\n1.3", "\ufeffseriesuid\r\n1.2,\r\n1.3"]
+)
+def test_series_uids(table, content):
+    assert read_series_uids(table(content)) == ["1.2", "1.3"]
+
+
+def test_series_uids_of_an_empty_file(table):
+    refused(read_series_uids, table("seriesuid\n"), "names no series")
+
+
+def test_real_tables(real_data):
+    folder = real_data / "luna16"
+    marks = read_marks(folder / "annotations.csv")
+    excluded = read_marks(folder / "annotations_excluded.csv")
+    uids = read_series_uids(folder / "seriesuids.csv")
+    assert (len(marks), len(excluded), len(uids)) == (1186, 35192, 888)
+    assert {m.series_uid for m in marks} <= set(uids)
+    assert min(m.diameter_mm for m in marks) > 3
+    assert -1 in {m.diameter_mm for m in excluded}

@@ -1,0 +1,136 @@
+"""The main job as a user runs it: data to report, resume, evaluate, predict, and bad input."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from lung_unet.data.images import grid_of, write_image
+from lung_unet.data.scan import Grid
+from lung_unet.train.writer import read_rows
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def losses(workdir):
+    rows = read_rows(workdir / "metrics.jsonl")
+    return {r["step"]: r["train/loss"] for r in rows if "train/loss" in r}
+
+
+@pytest.fixture(scope="session")
+def trained(run, tiny, luna16, tmp_path_factory):
+    """A finished run on a raw LUNA16 folder, and what it printed."""
+    workdir = tmp_path_factory.mktemp("trained")
+    process = run("main", *tiny, f"--config.data.dir={luna16}", f"--workdir={workdir}")
+    return workdir, process.stdout
+
+
+def test_ends_with_metrics_and_a_report_and_prints_where(trained):
+    workdir, output = trained
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    wanted = {"dice", "precision", "recall", "f1", "iou", "nodule_dice", "scans", "nodules"}
+    assert wanted <= metrics.keys() and metrics["scans"] == 1 and metrics["nodules"] == 1
+    assert "nodule_dice" in output and str(workdir / "report.html") in output
+    assert "parameters" in output  # the table of layers
+    report = (workdir / "report.html").read_text()
+    assert "data:image/png" in report and "http://" not in report
+    assert list((workdir / "figures").glob("case-*.png"))
+    rows = list(csv.DictReader((workdir / "nodules.csv").read_text().splitlines()))
+    assert rows[0]["series_uid"] == "1.2.0"  # subset 0 is the test split of fold 0
+
+
+def test_the_same_command_again_resumes_and_changes_nothing(run, tiny, luna16, trained):
+    workdir, _ = trained
+    before = losses(workdir), (workdir / "metrics.json").read_text()
+    run("main", *tiny, f"--config.data.dir={luna16}", f"--workdir={workdir}")
+    assert (losses(workdir), (workdir / "metrics.json").read_text()) == before
+
+
+def test_killed_and_run_again_equals_undisturbed(tiny, run, luna16, trained, tmp_path):
+    """kill -9 once the second step is logged; its checkpoint may or may not be whole by then."""
+    command = [sys.executable, "-m", "lung_unet.main", *tiny, f"--config.data.dir={luna16}"]
+    process = subprocess.Popen(
+        [*command, f"--workdir={tmp_path}"], cwd=ROOT, stdout=subprocess.DEVNULL,
+        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
+    )  # fmt: skip
+    deadline = time.time() + 300
+    while 2 not in losses(tmp_path) and process.poll() is None and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run("main", *command[3:], f"--workdir={tmp_path}")
+    assert losses(tmp_path) == losses(trained[0])
+
+
+def test_evaluate_scores_any_split(run, trained):
+    workdir, _ = trained
+    before = (workdir / "metrics.json").read_text()
+    run("evaluate", f"--workdir={workdir}", "--split=validation")
+    assert json.loads((workdir / "metrics.json").read_text())["split"] == "validation"
+    run("evaluate", f"--workdir={workdir}")
+    assert (workdir / "metrics.json").read_text() == before
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nii.gz", ".nrrd"])
+def test_predict_writes_a_mask_on_the_inputs_own_grid(run, trained, luna16, tmp_path, suffix):
+    workdir, _ = trained
+    image = sitk.ReadImage(str(luna16 / "subset0" / "1.2.0.mhd"))
+    if suffix == ".nrrd":  # turned: x to the right, y to the front
+        image = sitk.DICOMOrient(image, "RAS")
+    source = tmp_path / f"scan{suffix}"
+    write_image(source, sitk.GetArrayFromImage(image), grid_of(image))
+    run("predict", f"--workdir={workdir}", f"--input={source}", f"--output={tmp_path / 'out'}")
+    mask = sitk.ReadImage(str(tmp_path / "out" / "scan_mask.nii.gz"))
+    assert mask.GetSize() == image.GetSize() and mask.GetPixelID() == sitk.sitkUInt8
+    for name in ("GetSpacing", "GetOrigin", "GetDirection"):
+        np.testing.assert_allclose(getattr(mask, name)(), getattr(image, name)(), atol=1e-5)
+    text = (tmp_path / "out" / "scan_findings.csv").read_text()
+    assert text.startswith("seriesuid,coordX,coordY,coordZ,probability,diameter_mm\n")
+
+
+BAD = {
+    "no such folder": (["--config.data.dir=/nowhere"], "/nowhere"),
+    "unknown key": (["--config.train.epochs=3"], "epochs"),
+    "wrong type": (["--config.train.steps=many"], "steps"),
+    "other model": (["--config.model.channels=4,16"], "config.model.channels"),
+    "patch too large": (["--config.data.patch=64,64,64"], "config.data.patch"),
+    "fold": (["--config.data.fold=7"], "config.data.fold"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_that_names_it(run, tiny, luna16, trained, case):
+    flags, named = BAD[case]
+    workdir, _ = trained
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+    process = run(
+        "main", *tiny, f"--config.data.dir={luna16}", f"--workdir={workdir}", *flags, fails=True
+    )
+    last = process.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and named in last
+    assert len([l for l in process.stderr.splitlines() if l.startswith("error")]) == 1
+    after = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+    assert after == before  # nothing existing is touched
+
+
+def test_predict_names_what_it_cannot_read(run, trained, tmp_path):
+    workdir, _ = trained
+    grid = Grid((8, 8, 8), np.ones(3), np.zeros(3))
+    write_image(tmp_path / "mri.nii.gz", np.full(grid.shape, 200, np.int16), grid)
+    (tmp_path / "broken.nii.gz").write_bytes(b"not an image")
+    (tmp_path / "empty").mkdir()
+    for name in ("mri.nii.gz", "broken.nii.gz", "empty", "missing.mhd"):
+        process = run(
+            "predict", f"--workdir={workdir}", f"--input={tmp_path / name}",
+            f"--output={tmp_path / 'out'}", fails=True,
+        )  # fmt: skip
+        assert name in process.stderr and process.stderr.startswith("error: ")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,167 @@
+import os
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, seed, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from lung_unet.model import conv, conv_cpu
+from lung_unet.model.conv import conv3d, conv3d_transpose, max_pool3d
+
+
+def triple(*values):
+    return st.tuples(*[st.sampled_from(values)] * 3)
+
+
+def normal(key, shape, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(key), shape, dtype)
+
+
+def reference(x, kernel, strides):
+    """lax.conv with the padding that the docstring of conv3d promises."""
+    padding = [
+        {(1, 1): (0, 0), (1, 2): (0, 0), (2, 1): (0, 1), (2, 2): (0, 0)}.get(pair, (1, 1))
+        for pair in zip(kernel.shape[:3], strides, strict=True)
+    ]
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+    )
+
+
+# Compiling takes most of the time of these tests.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def value_and_gradients(f, *inputs):
+    def run(*inputs):
+        y, transpose = jax.vjp(f, *inputs)
+        return y, *transpose(normal(9, y.shape, y.dtype))
+
+    return jit(run)(*inputs)
+
+
+def assert_close(ours, theirs, tolerance):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.shape == b.shape
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max())
+
+
+@seed(0)
+@settings(max_examples=3, deadline=None, database=None)
+@given(triple(1, 2, 3), triple(1, 2), triple(2, 3, 4, 5, 6), st.integers(1, 3), st.integers(1, 3))
+@example((3, 3, 3), (1, 1, 1), (4, 7, 5), 2, 3)
+@example((3, 3, 3), (2, 2, 2), (4, 6, 4), 3, 2)
+@example((3, 3, 3), (2, 2, 2), (5, 7, 3), 1, 2)
+@example((2, 2, 2), (2, 2, 2), (5, 4, 7), 2, 2)
+@example((1, 3, 3), (1, 2, 2), (2, 5, 4), 1, 1)
+def test_value_and_gradients_are_those_of_lax(sizes, strides, shape, cin, cout):
+    with jax.enable_x64(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv_cpu, "BLOCK", 2 * shape[0] * shape[2])  # two tiles a step: several steps
+        x, kernel = normal(0, (2, *shape, cin), "f8"), normal(1, (*sizes, cin, cout), "f8")
+        ours, theirs = (
+            value_and_gradients(lambda x, k, f=f: f(x, k, strides), x, kernel)
+            for f in (conv3d, reference)
+        )
+        assert_close(ours, theirs, 1e-12)
+
+
+def test_float32_is_as_exact_as_the_plain_sum():
+    x, kernel = normal(0, (1, 6, 8, 8, 32)), normal(1, (3, 3, 3, 32, 32))
+    ours = value_and_gradients(conv3d, x, kernel)
+    with jax.enable_x64():
+        g = jnp.asarray(normal(9, ours[0].shape), "f8")
+        y, transpose = jax.vjp(
+            partial(reference, strides=(1, 1, 1)), *map(jnp.float64, (x, kernel))
+        )
+        assert_close(ours, (y, *transpose(g)), 1e-6)
+
+
+def test_bfloat16_is_summed_in_float32_and_agrees_with_lax():
+    x, kernel = normal(0, (2, 5, 4, 6, 8), "bfloat16"), normal(1, (3, 3, 3, 8, 4), "bfloat16")
+    narrow = x, kernel, normal(2, (2, 3, 2, 3, 4), "bfloat16")
+    wide = [a.astype(jnp.float32) for a in narrow]
+
+    def both(conv, gradients):
+        return jit(lambda x, k, g: (conv(x, k, (2, 2, 2)), *gradients(x, k, g, (2, 2, 2))))
+
+    cpu = both(conv_cpu.convolve, conv_cpu.gradients)
+    ours, theirs = cpu(*narrow), both(conv._lax_conv, conv._lax_gradients)(*narrow)
+    assert {a.dtype.name for a in (*ours, *theirs, conv3d(x, kernel, 2))} == {"bfloat16"}
+    assert_close(ours, [a.astype("bfloat16") for a in cpu(*wide)], 0)
+    assert_close(ours, theirs, 0.01)
+
+
+@pytest.mark.parametrize("size", [(2, 2, 2), (1, 2, 2)])
+def test_transposed_convolution_is_its_definition(size):
+    def definition(x, kernel):
+        blocks = jnp.einsum("bdhwi,xyzio->bdxhywzo", x, kernel)
+        return blocks.reshape(b, d * kd, h * kh, w * kw, cout)
+
+    (b, d, h, w, cin), (kd, kh, kw), cout = (2, 3, 2, 4, 3), size, 2
+    with jax.enable_x64():
+        x, kernel = normal(0, (b, d, h, w, cin), "f8"), normal(1, (*size, cin, cout), "f8")
+        ours, theirs = (value_and_gradients(f, x, kernel) for f in (conv3d_transpose, definition))
+        assert_close(ours, theirs, 1e-12)
+
+
+@pytest.mark.parametrize("window", [(2, 2, 2), (1, 2, 2)])
+def test_pooling_takes_maxima_and_shares_out_the_whole_gradient(window):
+    x = jnp.round(normal(0, (2, 4, 6, 2, 3)))  # rounded, so that there are ties
+    y, transpose = jax.vjp(partial(max_pool3d, window=window), x)
+    full = (1, *window, 1)
+    np.testing.assert_array_equal(y, lax.reduce_window(x, -jnp.inf, lax.max, full, full, "VALID"))
+    g = normal(1, y.shape)
+    dx = transpose(g)[0]
+    np.testing.assert_allclose(
+        lax.reduce_window(dx, 0.0, lax.add, full, full, "VALID"), g, rtol=1e-6
+    )
+    spread = y
+    for axis, n in enumerate(full):
+        spread = jnp.repeat(spread, n, axis)
+    assert not jnp.any(dx * (x < spread))
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from lung_unet.model import conv, conv_cpu
+
+conv_cpu.BLOCK = 64  # several steps a scan
+
+def loss(x, kernels):
+    y = conv.conv3d(conv.conv3d(x, kernels[0]), kernels[1], 2)
+    y = jnp.concatenate([conv.conv3d_transpose(y, kernels[2]), x], -1)
+    return jnp.square(conv.conv3d(conv.max_pool3d(y), kernels[3])).mean()
+
+normal = lambda i, *shape: jax.random.normal(jax.random.key(i), shape)
+x = normal(0, 2, 8, 6, 4, 2)
+kernels = [normal(i, *s) for i, s in enumerate(
+    [(3, 3, 3, 2, 4), (3, 3, 3, 4, 4), (2, 2, 2, 4, 2), (1, 1, 1, 4, 1)])]
+expected = jax.jit(jax.value_and_grad(loss, (0, 1)))(x, kernels)
+mesh = jax.make_mesh((2, 2), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+x = jax.device_put(x, NamedSharding(mesh, P("data", "space")))
+kernels = jax.device_put(kernels, NamedSharding(mesh, P()))
+step = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(x, kernels).compile()
+for a, b in zip(jax.tree.leaves(step(x, kernels)), jax.tree.leaves(expected)):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
+program = step.as_text()
+assert "collective-permute" in program
+assert "all-gather" not in program and "all-to-all" not in program
+"""
+
+
+def test_batch_and_depth_stay_sharded():
+    flags = "--xla_force_host_platform_device_count=4"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    run = subprocess.run(
+        [sys.executable, "-c", SHARDED], env=env, capture_output=True, encoding="utf-8"
+    )
+    assert run.returncode == 0, run.stderr

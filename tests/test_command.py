@@ -1,0 +1,76 @@
+"""Whatever is wrong with a command, the user sees one line, and the exit code tells."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from lung_unet.command import frozen
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "saying"),
+    [
+        (["--config.data.nonsense=1"], "--config has no field 'nonsense'"),
+        (["--config.data.spacingmm=1"], 'Did you mean "spacing_mm"'),
+        (["--config.data.spacing_mm=wide"], "--config.data.spacing_mm=wide: could not convert"),
+        (["--config=configs/unet3d.py:giant"], "unknown variant 'giant' of configs/"),
+        (["--config=configs/none.py"], "No such file or directory: 'configs/none.py'"),
+        (["--nonsense=1"], "Unknown command line flag 'nonsense'"),
+        (["--workers=0"], "--workers=0"),
+        (["nonsense"], "unexpected argument 'nonsense'"),
+        (["--luna16=data"], "--out is missing"),
+        (["--luna16=missing", "--out=new"], "missing: no such folder"),
+        (["--luna16=.", "--out=new", "--config.data.block=(1,2)"], "config.data.block needs three"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_no_traceback(arguments, saying):
+    done = run("-m", "lung_unet.prepare", *arguments)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert saying in line
+    assert "Traceback" not in line
+
+
+@pytest.mark.parametrize(
+    ("raised", "lines"),
+    [
+        ("InputError('scan.mhd: broken')", ["error: scan.mhd: broken"]),
+        ("KeyboardInterrupt", ["interrupted; run the same command again to go on"]),
+    ],
+)
+def test_what_main_raises(raised, lines):
+    done = run(
+        "-c",
+        "from lung_unet import command\nfrom lung_unet.errors import InputError\n"
+        f"def main():\n    print('begun')\n    raise {raised}\ncommand.run(main)",
+    )
+    assert done.returncode != 0
+    assert done.stdout.splitlines() == ["begun"]
+    assert done.stderr.splitlines() == lines
+
+
+def test_a_bug_keeps_its_traceback():
+    done = run("-c", "from lung_unet import command\ncommand.run(lambda: 1 / 0)")
+    assert done.returncode != 0
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_a_frozen_configuration_is_json(config):
+    plain = frozen(config)
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["data"]["patch"] == [16, 16, 16]
+    assert plain["train"]["steps"] == 4

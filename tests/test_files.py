@@ -1,0 +1,55 @@
+"""A file is whole or not there."""
+
+import pytest
+
+from lung_unet.files import atomic_path, remove_leftovers, write_text
+
+
+def names(folder) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_finished_file_takes_its_name(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.nii.gz"
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(b"voxels")
+        assert not path.exists()
+        assert temporary.parent == path.parent  # a rename, not a copy
+        assert temporary.name.endswith(".a.nii.gz")
+        assert temporary.name.startswith(".")
+    assert path.read_bytes() == b"voxels"
+    assert names(path.parent) == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_interrupted_file_leaves_what_was_there(tmp_path, error):
+    path = tmp_path / "a.json"
+    write_text(path, "old")
+    with pytest.raises(error), atomic_path(path) as temporary:
+        temporary.write_text("ne")
+        raise error
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_two_writers_do_not_meet(tmp_path):
+    path = tmp_path / "a.txt"
+    with atomic_path(path) as one, atomic_path(path) as two:
+        assert one != two
+        one.write_text("one")
+        two.write_text("two")
+    assert path.read_text() == "one"  # the outer block ends last
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_text_is_utf_8(tmp_path):
+    write_text(tmp_path / "a.txt", "1 mm³")
+    assert (tmp_path / "a.txt").read_bytes() == "1 mm³".encode()
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path):
+    kept = ["1.2.scan", "0123abcd.1.2.scan", ".0123abcd", ".hidden", ".gitignore.json"]
+    for name in [*kept, ".0123abcd.1.2.scan", ".89abcdef.a.json"]:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert set(names(tmp_path)) == set(kept)

@@ -1,0 +1,107 @@
+"""A workdir goes on with the run that made it, and with no other."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+
+from lung_unet.command import frozen
+from lung_unet.data.manifest import Dataset
+from lung_unet.errors import InputError
+from lung_unet.workdir import claim, load
+
+
+@pytest.fixture
+def workdir(tmp_path, config, dataset) -> pathlib.Path:
+    claim(tmp_path / "run", config, dataset)
+    return tmp_path / "run"
+
+
+def refused(saying: str, call, *arguments) -> None:
+    with pytest.raises(InputError, match=saying) as error:
+        call(*arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_says_what_made_it(workdir, config, dataset, settings):
+    run = load(workdir)
+    assert frozen(run.config) == frozen(config)
+    assert run.settings == settings
+    assert run.dataset == dataset.folder
+    assert run.config.data.patch[0] == config.data.patch[0]
+
+
+def test_the_same_run_goes_on(workdir, config, dataset):
+    before = (workdir / "config.json").read_text()
+    claim(workdir, config, dataset)
+    assert (workdir / "config.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("train.steps", 9), ("train.log_every", 7), ("train.eval_every", 7), ("data.threads", 3),
+     ("train.checkpoint_every", 7), ("data.prefetch", 9), ("mesh.data", 2), ("mesh.space", 2),
+     ("evaluation.threshold", 0.3), ("data.dir", "elsewhere"), ("variant", "")],
+)  # fmt: skip
+def test_what_may_differ(workdir, config, dataset, key, value):
+    config.update_from_flattened_dict({key: value})
+    claim(workdir, config, dataset)
+    assert frozen(load(workdir).config) == frozen(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("seed", 5), ("optimizer.learning_rate", 1.0), ("data.patch", (8, 8, 8)), ("data.fold", 1),
+     ("model.channels", (4, 8, 16)), ("train.batch_size", 3), ("loss.name", "dice"),
+     ("augment.flip", False), ("data.consensus", 3)],
+)  # fmt: skip
+def test_another_configuration_is_refused(workdir, config, dataset, key, value):
+    before = (workdir / "config.json").read_text()
+    config.update_from_flattened_dict({key: value})
+    refused(f"config.{key} = .*choose another --workdir", claim, workdir, config, dataset)
+    assert (workdir / "config.json").read_text() == before
+
+
+def test_a_configuration_with_another_key_is_refused(workdir, config, dataset):
+    with config.unlocked():
+        config.model.extra = 1
+    refused("config.model.extra = None, not 1", claim, workdir, config, dataset)
+
+
+def test_another_dataset_is_refused(workdir, config, prepared, tmp_path):
+    other = pathlib.Path(shutil.copytree(prepared, tmp_path / "other"))
+    claim(workdir, config, Dataset(other))  # a copy is the same dataset
+    assert load(workdir).dataset == other
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["scans"][3]["made_from"]["input"] = "changed"
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    before = (workdir / "config.json").read_text()
+    refused("another dataset or another version", claim, workdir, config, Dataset(other))
+    assert (workdir / "config.json").read_text() == before
+
+
+def test_checkpoints_of_nobody_are_refused(tmp_path, config, dataset):
+    (tmp_path / "checkpoints").mkdir()
+    refused("holds checkpoints but no config.json", claim, tmp_path, config, dataset)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '{"config": 1, "data": 2}'])
+def test_a_broken_config_json(workdir, config, dataset, text):
+    (workdir / "config.json").write_text(text)
+    refused("config.json: is broken", load, workdir)
+    refused("config.json: is broken", claim, workdir, config, dataset)
+
+
+def test_a_config_json_without_any_of_its_keys(workdir):
+    whole = json.loads((workdir / "config.json").read_text())
+    broken = [{k: v for k, v in whole.items() if k != key} for key in whole]
+    broken += [whole | {key: 3} for key in ("config", "settings", "dataset")]
+    for content in broken:
+        (workdir / "config.json").write_text(json.dumps(content))
+        refused("config.json: is broken", load, workdir)
+
+
+def test_no_workdir(tmp_path):
+    refused("no such folder; give the --workdir of a training run", load, tmp_path / "none")
+    refused("has no config.json; give the --workdir of a training run", load, tmp_path)
