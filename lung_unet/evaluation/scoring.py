@@ -55,7 +55,7 @@ def evaluate_split(
             rows = nodule_rows(record, result, candidates)
             nodules += rows
             scans.append(
-                {"series_uid": record.series_uid, **result.counts.metrics(),
+                {"series_uid": record.series_uid, **result.metrics(),
                  "nodules": len(rows), "found": sum(r["found"] for r in rows),
                  "false_positives": len(result.false_positives),
                  "seconds": round(time.perf_counter() - start, 2)}
@@ -102,7 +102,11 @@ def score_record(
     prediction[tuple(slice(l, l + n) for l, n in zip(low, box.shape, strict=True))] = (
         box > c.threshold
     )
-    return candidates, score(prediction, record.findings, record.ignored(), agreement(config.data))
+    result = score(
+        prediction, record.findings, record.ignored(), agreement(config.data),
+        volume.source.spacing_mm,
+    )  # fmt: skip
+    return candidates, result
 
 
 def nodule_rows(record: ScanRecord, result: ScanScore, candidates: list[Candidate]) -> list[dict]:
@@ -120,7 +124,7 @@ def nodule_rows(record: ScanRecord, result: ScanScore, candidates: list[Candidat
         rows.append(
             {"series_uid": record.series_uid, "coordX": x, "coordY": y, "coordZ": z,
              "diameter_mm": round(float(finding.diameter_mm), 2), "readers": finding.readers,
-             "dice": nodule.dice, "found": nodule.found,
+             **nodule.metrics(), "found": nodule.found,
              "probability": max(near) if near else None}
         )  # fmt: skip
     return rows
