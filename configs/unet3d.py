@@ -90,7 +90,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.validation_patches = 64
 
     config.evaluation = ConfigDict()
-    config.evaluation.overlap = 0.5
+    config.evaluation.window = ()  # voxels (z, y, x); empty: as the patch
+    config.evaluation.overlap = 0.5  # of neighbouring windows
+    config.evaluation.mirror_axes = ()  # of z, y, x; (0, 1, 2) averages nnU-Net's eight mirrors
     config.evaluation.batch_size = 2  # windows at once
     config.evaluation.threshold = 0.5
     config.evaluation.min_diameter_mm = 3.0  # smaller candidates are dropped: LUNA16 has none
