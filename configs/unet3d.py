@@ -152,6 +152,8 @@ def _peer_cpu(config: ConfigDict) -> None:
     config.optimizer.learning_rate = 1e-2
     config.optimizer.schedule = "poly"
     config.optimizer.warmup_steps = 0
+    config.evaluation.window = (96, 96, 96)
+    config.evaluation.batch_size = 1
 
 
 VARIANTS = {"smoke": _smoke, "mlperf": _mlperf, "nnunet": _nnunet, "peer_cpu": _peer_cpu}

@@ -23,8 +23,8 @@ def restore_predictor(workdir: pathlib.Path, config: ConfigDict) -> tuple[Predic
         raise InputError(f"{workdir}: holds no checkpoint; train first with lung_unet.main")
     mesh = make_mesh(config)
     apply, init = make_apply(config)
-    shapes = jax.eval_shape(jax.jit(init, out_shardings=NamedSharding(mesh, REPLICATED)))
+    params = jax.jit(init, out_shardings=NamedSharding(mesh, REPLICATED))()
     checkpoints = Checkpoints(workdir / "checkpoints")
-    params, step = checkpoints.restore_params(shapes)
+    params, step = checkpoints.restore_params(params)
     checkpoints.close()
     return Predictor(config, apply, params, mesh), step
