@@ -90,7 +90,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.validation_patches = 64
 
     config.evaluation = ConfigDict()
-    config.evaluation.overlap = 0.5
+    config.evaluation.window = ()  # voxels (z, y, x); empty: as the patch
+    config.evaluation.overlap = 0.5  # of neighbouring windows
+    config.evaluation.mirror_axes = ()  # of z, y, x; (0, 1, 2) averages nnU-Net's eight mirrors
     config.evaluation.batch_size = 2  # windows at once
     config.evaluation.threshold = 0.5
     config.evaluation.min_diameter_mm = 3.0  # smaller candidates are dropped: LUNA16 has none
@@ -150,6 +152,8 @@ def _peer_cpu(config: ConfigDict) -> None:
     config.optimizer.learning_rate = 1e-2
     config.optimizer.schedule = "poly"
     config.optimizer.warmup_steps = 0
+    config.evaluation.window = (96, 96, 96)
+    config.evaluation.batch_size = 1
 
 
 VARIANTS = {"smoke": _smoke, "mlperf": _mlperf, "nnunet": _nnunet, "peer_cpu": _peer_cpu}

@@ -1,22 +1,28 @@
 """Whole-scan inference: overlapping windows over the lungs, blended by a Gaussian, on the device.
 
-Cutting windows out and adding results in depend on the scan's size and compile in moments; the
-network sees windows of one size and compiles once.
+Every program has the shape of a window, so that none is compiled again for a scan of another size:
+the host cuts windows out of int16 HU, the network sees them, and their probabilities are summed on
+the device in tiles as large as a window, which exist only where the lungs are. How often a voxel
+was seen is known on the host.
+
+Windows and mirrors alike are averaged as probabilities: each view has one vote of at most 1. A
+logit has no bound, so that one view could outvote all others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from lung_unet.data.volume import AIR_HU
+from lung_unet.data.volume import AIR_HU, bounds
 from lung_unet.errors import InputError
-from lung_unet.parallel.mesh import BATCH, REPLICATED
+from lung_unet.parallel.mesh import REPLICATED
 from lung_unet.train.augment import window
 from lung_unet.train.step import Apply
 
@@ -34,87 +40,132 @@ def gaussian(size: tuple[int, ...]) -> np.ndarray:
     return np.maximum(weights / weights.max(), MIN_WEIGHT)
 
 
-def window_starts(
-    shape: tuple[int, ...], size: tuple[int, ...], overlap: float, lungs: np.ndarray
-) -> np.ndarray:
-    """First voxels (n, 3) of evenly spaced windows that touch the lungs.
+def window_starts(lungs: np.ndarray, size: tuple[int, ...], overlap: float) -> np.ndarray:
+    """First voxels (n, 3) of evenly spaced windows that touch the lungs, a mask (z, y, x).
 
-    `shape` is at least `size`; neighbours overlap by at least the fraction `overlap` of a window.
+    They are as few as reach over the box that holds the lungs, with neighbours that overlap by at
+    least the fraction `overlap` of a window, and as far apart as that allows, so that what they
+    have to spare is seen around the lungs. They lie within the mask, except along an axis on which
+    it is smaller than a window.
     """
     axes = []
-    for n, m in zip(shape, size, strict=True):
-        count = int(np.ceil((n - m) / max(1, round(m * (1 - overlap))))) + 1
-        axes.append(np.rint(np.linspace(0, n - m, count)).astype(int))
+    for n, m, first, last in zip(lungs.shape, size, *bounds(lungs), strict=True):
+        step = max(1, round(m * (1 - overlap)))
+        steps = int(np.ceil(max(0, last - first - m) / step))
+        room = min(max(0, n - m), steps * step)
+        low = np.clip(first - (room + m - (last - first)) // 2, 0, max(0, n - m) - room)
+        axes.append(np.rint(np.linspace(low, low + room, steps + 1)).astype(int))
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    touches = [lungs[tuple(map(slice, low, low + size))].any() for low in grid]
+    touches = [lungs[_box(low, size)].any() for low in grid]
     return grid[np.array(touches, bool)]
 
 
-@partial(jax.jit, static_argnames="size")
-def _cut(volume: jax.Array, starts: jax.Array, size: tuple[int, ...]) -> jax.Array:
-    return jax.vmap(lambda start: lax.dynamic_slice(volume, start, size))(starts)
+def _box(low: np.ndarray | tuple[int, ...], size: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(slice(l, l + n) for l, n in zip(low, size, strict=True))
 
 
-@partial(jax.jit, donate_argnums=(0, 1))
-def _add(total, weight, values, starts, used, blend):
-    """Adds windows to the running sums; `used` is 0 for windows that only fill up a batch."""
+def _flip(x: jax.Array, mirror: jax.Array) -> jax.Array:
+    """x (batch, D, H, W) turned around along the axes that `mirror` (3,) bool marks."""
+    for axis in range(3):
+        x = jnp.where(mirror[axis], jnp.flip(x, axis + 1), x)
+    return x
 
-    def one(i, sums):
-        total, weight = sums
-        where = (*starts[i], *values.shape[1:])
-        return tuple(
-            lax.dynamic_update_slice(
-                whole,
-                lax.dynamic_slice(whole, where[:3], where[3:]) + used[i] * part,
-                where[:3],
-            )
-            for whole, part in ((total, values[i] * blend), (weight, blend))
+
+def _mirrors(axes: tuple[int, ...]) -> np.ndarray:
+    """bool (views, 3): every combination of mirrored axes, first none."""
+    return np.array(list(product(*([False, True] if a in axes else [False] for a in range(3)))))
+
+
+def _check(config: ConfigDict) -> None:
+    evaluation, multiple = config.evaluation, 2 ** (len(config.model.channels) - 1)
+    size, axes = tuple(evaluation.window), tuple(evaluation.mirror_axes)
+    if size and (len(size) != 3 or any(n < 1 or n % multiple for n in size)):
+        raise InputError(
+            f"config.evaluation.window = {size}: give three multiples of {multiple}, for "
+            f"{len(config.model.channels)} levels, or none for the patch"
         )
-
-    return lax.fori_loop(0, starts.shape[0], one, (total, weight))
+    if not 0 <= evaluation.overlap < 1:
+        raise InputError("config.evaluation.overlap must be at least 0 and below 1")
+    if evaluation.batch_size < 1:
+        raise InputError("config.evaluation.batch_size must be at least 1")
+    if not set(axes) <= {0, 1, 2}:
+        raise InputError(f"config.evaluation.mirror_axes = {axes}: choose from 0, 1, 2 (z, y, x)")
 
 
 @partial(jax.jit, donate_argnums=0)
-def _blend(total: jax.Array, weight: jax.Array) -> jax.Array:
-    return total / jnp.maximum(weight, MIN_WEIGHT / 2)
+def _add(tile: jax.Array, windows: jax.Array, i: int, shift: np.ndarray) -> jax.Array:
+    """The tile plus what lies in it of window i, which begins `shift` voxels after the tile."""
+    size = tile.shape
+    beyond = jnp.pad(windows[i], [(n, n) for n in size])
+    return tile + lax.dynamic_slice(beyond, [n - s for n, s in zip(size, shift, strict=True)], size)
 
 
 class Predictor:
-    """Callable: nodule probability float32 (z, y, x) of a volume; 0 where no window looked."""
+    """Callable: nodule probability float32 (z, y, x) of a volume; 0 where no window looked.
+
+    The windows of a batch are spread over all devices of the mesh; sums are on each of them.
+
+    Raises:
+      InputError: `config.evaluation` holds an impossible window, overlap or axis.
+    """
 
     def __init__(self, config: ConfigDict, apply: Apply, params: dict, mesh: Mesh):
-        if not 0 <= config.evaluation.overlap < 1:
-            raise InputError("config.evaluation.overlap must be at least 0 and below 1")
+        _check(config)
+        evaluation = config.evaluation
         self.params = params
-        self._size = tuple(config.data.patch)
-        self._overlap = config.evaluation.overlap
-        devices = mesh.shape["data"]
-        self._batch = -(-config.evaluation.batch_size // devices) * devices
-        self._gaussian = jnp.asarray(gaussian(self._size))
+        self._size = tuple(evaluation.window or config.data.patch)
+        self._overlap = evaluation.overlap
+        self._batch = -(-evaluation.batch_size // mesh.size) * mesh.size
         replicated = NamedSharding(mesh, REPLICATED)
-        split = NamedSharding(mesh, BATCH)
+        self._split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        mirrors = jnp.array(_mirrors(evaluation.mirror_axes))
+        self._gaussian = gaussian(self._size)
+        self._blend = jax.device_put(self._gaussian / len(mirrors), replicated)
 
-        def forward(params: dict, hu: jax.Array) -> jax.Array:
-            image = window(lax.with_sharding_constraint(hu, split), config.data.window_hu)
-            return jax.nn.sigmoid(apply(params, image[..., None])[..., 0])
+        def forward(params: dict, hu: jax.Array, blend: jax.Array) -> jax.Array:
+            image = window(hu, config.data.window_hu)
+
+            def add_view(total: jax.Array, mirror: jax.Array) -> tuple[jax.Array, None]:
+                logits = apply(params, _flip(image, mirror)[..., None])[..., 0]
+                return total + _flip(jax.nn.sigmoid(logits), mirror), None
+
+            total, _ = lax.scan(add_view, jnp.zeros_like(image), mirrors)
+            return total * blend
 
         self._forward: Callable = jax.jit(forward, out_shardings=replicated)
-        self._place = partial(jax.device_put, device=replicated)
+        self._zeros = jax.jit(partial(jnp.zeros, self._size), out_shardings=replicated)
 
     def __call__(self, hu: np.ndarray, lungs: np.ndarray) -> np.ndarray:
         """hu int16 and lungs bool, (z, y, x) of one volume, which may be smaller than a window."""
-        shape = hu.shape
-        missing = [(0, max(0, m - n)) for n, m in zip(shape, self._size, strict=True)]
-        hu = np.pad(hu, missing, constant_values=AIR_HU)
-        starts = window_starts(hu.shape, self._size, self._overlap, np.pad(lungs, missing))
-        volume = self._place(hu)
-        total, weight = (self._place(np.zeros(hu.shape, np.float32)) for _ in range(2))
+        starts = window_starts(lungs, self._size, self._overlap)
+        weight = np.zeros(hu.shape, np.float32)
+        tiles: dict[tuple[int, ...], jax.Array] = {}
+        running = None
         for first in range(0, len(starts), self._batch):
             some = starts[first : first + self._batch]
-            used = np.arange(self._batch) < len(some)
-            some = np.pad(some, ((0, self._batch - len(some)), (0, 0)), mode="edge")
-            values = self._forward(self.params, _cut(volume, some, self._size))
-            total, weight = _add(
-                total, weight, values, some, used.astype(np.float32), self._gaussian
-            )
-        return np.array(_blend(total, weight)[tuple(map(slice, shape))])
+            windows = np.full((self._batch, *self._size), AIR_HU, np.int16)
+            for i, low in enumerate(some):
+                box = _box(low, self._size)
+                inside = _box((0, 0, 0), hu[box].shape)
+                windows[i][inside] = hu[box]
+                weight[box] += self._gaussian[inside]
+            views = jax.device_put(windows, self._split)
+            values = self._forward(self.params, views, self._blend)
+            for i, low in enumerate(some):
+                for corner in self._tiles(low):
+                    tile = tiles[corner] if corner in tiles else self._zeros()
+                    tiles[corner] = _add(tile, values, i, low - corner)
+            if running is not None:  # the host runs one batch ahead, no more
+                running.block_until_ready()
+            running = values
+        probability = np.zeros(hu.shape, np.float32)
+        for corner, tile in tiles.items():
+            box = _box(corner, self._size)
+            probability[box] = np.asarray(tile)[_box((0, 0, 0), probability[box].shape)]
+        return np.divide(probability, weight, out=probability, where=weight > 0)
+
+    def _tiles(self, low: np.ndarray) -> Iterator[tuple[int, ...]]:
+        """First voxels of the tiles that a window at `low` reaches into, eight at most."""
+        return product(
+            *(range(l // n * n, l + n, n) for l, n in zip(low.tolist(), self._size, strict=True))
+        )
