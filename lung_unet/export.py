@@ -3,12 +3,13 @@
     python -m lung_unet.export --workdir=DIR --format=stablehlo|onnx --out=FILE
 
 Uses the checkpoint of the best validation Dice; writes
-    FILE         hu → probability, both float32 (batch, z, y, x), batches of any size of windows of
-                 one size; windowing and sigmoid are inside
-    FILE.json    what its user has to know: axes, spacing, window size, threshold, versions
+    FILE         hu → probability, both float32 (batch, z, y, x): any number of windows, of the size
+                 that FILE.json states; windowing of HU and sigmoid are inside
+    FILE.json    what its user has to know: axes, spacing, window size, threshold, step
 
 stablehlo runs on CPU, CUDA and TPU: jax.export.deserialize(bytearray(FILE's bytes)).call(hu).
-onnx runs in ONNX Runtime and in OpenVINO. Weights and arithmetic are float32 in both.
+onnx runs in ONNX Runtime and in OpenVINO, which computes in bfloat16 where the CPU has it, unless
+INFERENCE_PRECISION_HINT is f32. Weights are float32 in both.
 """
 
 import json
