@@ -53,7 +53,9 @@ def name_of(path: pathlib.Path) -> str:
     return name[: -len(max(suffixes, key=len))] if suffixes else name
 
 
-def predict(workdir: pathlib.Path, source: pathlib.Path, output: pathlib.Path) -> None:
+def predict(
+    workdir: pathlib.Path, source: pathlib.Path, output: pathlib.Path, backend: str = "jax"
+) -> None:
     """Writes the mask and the findings of one scan to the output folder."""
     from lung_unet import workdir as runs
     from lung_unet.evaluation.candidates import find_candidates, mask_of
@@ -62,7 +64,7 @@ def predict(workdir: pathlib.Path, source: pathlib.Path, output: pathlib.Path) -
     run = runs.load(workdir)
     config = run.config
     scan = read_scan(source)
-    predictor, step = restore_predictor(workdir, config)
+    predictor, step = restore_predictor(workdir, config, backend)
     volume = make_volume(scan, run.settings.spacing_mm, run.settings.margin_mm)
     litres = volume.lungs.sum() * run.settings.spacing_mm**3 * 1e-6
     lungs = f"{litres:.1f} l of lung" if scan.lungs.any() else (
@@ -101,11 +103,12 @@ def main() -> None:
     )
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: is a file; give a folder as --output")
-    predict(workdir, source, output)
+    predict(workdir, source, output, flags.FLAGS.backend)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of the training run.")
     flags.DEFINE_string("input", None, "An image file or a folder of one DICOM series.")
     flags.DEFINE_string("output", None, "Folder to write to.")
+    flags.DEFINE_string("backend", "jax", "What runs the network: jax; onnx or openvino, on a CPU.")
     command.run(main)

@@ -3,28 +3,65 @@
 import pathlib
 
 import jax
+from flax import nnx
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from lung_unet.errors import InputError
+from lung_unet.evaluation.session import BACKENDS, session_apply
 from lung_unet.evaluation.sliding_window import Predictor
+from lung_unet.model import unet
 from lung_unet.parallel.mesh import REPLICATED, make_mesh
 from lung_unet.train.checkpoint import Checkpoints
 from lung_unet.train.step import make_apply
 
 
-def restore_predictor(workdir: pathlib.Path, config: ConfigDict) -> tuple[Predictor, int]:
+def restore_predictor(
+    workdir: pathlib.Path, config: ConfigDict, backend: str = "jax"
+) -> tuple[Predictor, int]:
     """(predictor, step) of the checkpoint of the best validation Dice.
+
+    Backend is jax, on the devices of `config.mesh`, or onnx or openvino, on the CPU alone.
+
+    Raises:
+      InputError: there is no checkpoint, or it is of another model; there is no such backend.
+    """
+    if backend == "jax":
+        mesh = make_mesh(config)
+        apply, init = make_apply(config)
+        shapes = jax.eval_shape(jax.jit(init, out_shardings=NamedSharding(mesh, REPLICATED)))
+        params, step = _restore(workdir, shapes)
+        return Predictor(config, apply, params, mesh), step
+    if backend not in BACKENDS:
+        raise InputError(f"--backend={backend}: choose one of jax, {', '.join(BACKENDS)}")
+    jax.config.update("jax_platforms", "cpu")  # the rest goes where the network is
+    module, step = restore_module(workdir, config)
+    config = config.copy_and_resolve_references()
+    config.mesh.update(data=1, space=1)
+    return Predictor(config, session_apply(module, backend), {}, make_mesh(config)), step
+
+
+def restore_module(workdir: pathlib.Path, config: ConfigDict) -> tuple[unet.UNet, int]:
+    """(module, step) of the checkpoint of the best validation Dice, computing in float32.
 
     Raises:
       InputError: there is no checkpoint, or it is of another model.
     """
+    config = config.copy_and_resolve_references()
+    config.model.dtype = "float32"
+    module = unet.build(config, nnx.Rngs(0))
+    state = nnx.state(module)
+    params, step = _restore(workdir, nnx.to_pure_dict(state))
+    nnx.replace_by_pure_dict(state, params)
+    nnx.update(module, state)
+    return module, step
+
+
+def _restore(workdir: pathlib.Path, params: dict) -> tuple[dict, int]:
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f"{workdir}: holds no checkpoint; train first with lung_unet.main")
-    mesh = make_mesh(config)
-    apply, init = make_apply(config)
-    params = jax.jit(init, out_shardings=NamedSharding(mesh, REPLICATED))()
     checkpoints = Checkpoints(workdir / "checkpoints")
-    params, step = checkpoints.restore_params(params)
-    checkpoints.close()
-    return Predictor(config, apply, params, mesh), step
+    try:
+        return checkpoints.restore_params(params)
+    finally:
+        checkpoints.close()

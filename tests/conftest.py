@@ -22,11 +22,17 @@ import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
+from lung_unet import workdir as runs  # noqa: E402
 from lung_unet.data.manifest import Dataset  # noqa: E402
 from lung_unet.data.phantom import write_metaimage  # noqa: E402
+from lung_unet.data.pipeline import training_batches  # noqa: E402
 from lung_unet.data.preparation import prepare  # noqa: E402
 from lung_unet.data.scan import Grid  # noqa: E402
 from lung_unet.data.shards import Settings  # noqa: E402
+from lung_unet.parallel.mesh import make_mesh  # noqa: E402
+from lung_unet.train.checkpoint import Checkpoints  # noqa: E402
+from lung_unet.train.optimizer import make_optimizer  # noqa: E402
+from lung_unet.train.step import init_state, make_apply  # noqa: E402
 
 flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags, which pytest does not parse
 
@@ -146,4 +152,21 @@ def real_data() -> pathlib.Path:
     ).absolute()
     if not (folder / "chest_ct_dicom").is_dir():
         pytest.skip(f"no real data in {folder}; set LUNG_UNET_REAL_DATA")
+    return folder
+
+
+@pytest.fixture
+def workdir(config, dataset, tmp_path) -> pathlib.Path:
+    """The folder of a run of `config` on `dataset`, with the checkpoint of an untrained network."""
+    folder = tmp_path / "run"
+    runs.claim(folder, config, dataset)
+    state = init_state(make_apply(config)[1], make_optimizer(config), make_mesh(config))
+    batches = training_batches(
+        dataset, patch=(16, 16, 16), batch_size=1, nodule_fraction=0.5, seed=0, threads=1,
+        prefetch=1,
+    )  # fmt: skip
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(state, iter(batches), {"loss": 1.0, "dice": 0.5})
+    checkpoints.wait()
+    checkpoints.close()
     return folder

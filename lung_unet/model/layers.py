@@ -8,9 +8,10 @@ from flax import nnx
 
 from lung_unet.model.conv import conv3d, conv3d_transpose, max_pool3d
 
+LEAK = 0.01
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
-    "leaky_relu": lambda x: jax.nn.leaky_relu(x, 0.01),
+    "leaky_relu": lambda x: jax.nn.leaky_relu(x, LEAK),
     "gelu": jax.nn.gelu,
     "silu": jax.nn.silu,
 }
