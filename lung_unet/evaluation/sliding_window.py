@@ -27,6 +27,7 @@ from lung_unet.train.augment import window
 from lung_unet.train.step import Apply
 
 SIGMA = 0.125  # of the window, as nnU-Net and MONAI blend
+REACH = 1 / 16  # of the window, beyond the lungs: a mask may leave out what lies on the pleura
 MIN_WEIGHT = 1e-3  # of the centre's, so that a voxel seen only at a corner is still seen
 
 
@@ -43,13 +44,15 @@ def gaussian(size: tuple[int, ...]) -> np.ndarray:
 def window_starts(lungs: np.ndarray, size: tuple[int, ...], overlap: float) -> np.ndarray:
     """First voxels (n, 3) of evenly spaced windows that touch the lungs, a mask (z, y, x).
 
-    They are as few as reach over the box that holds the lungs, with neighbours that overlap by at
-    least the fraction `overlap` of a window, and as far apart as that allows, so that what they
-    have to spare is seen around the lungs. They lie within the mask, except along an axis on which
-    it is smaller than a window.
+    They are as few as reach over the box that holds the lungs and REACH around it, with neighbours
+    that overlap by at least the fraction `overlap` of a window, and as far apart as that allows, so
+    that what they have to spare is seen around the lungs. They lie within the mask, except along an
+    axis on which it is smaller than a window.
     """
     axes = []
     for n, m, first, last in zip(lungs.shape, size, *bounds(lungs), strict=True):
+        reach = round(REACH * m)
+        first, last = max(0, first - reach), min(n, last + reach)
         step = max(1, round(m * (1 - overlap)))
         steps = int(np.ceil(max(0, last - first - m) / step))
         room = min(max(0, n - m), steps * step)
