@@ -13,7 +13,7 @@ from lung_unet.data.images import write_image
 from lung_unet.errors import InputError
 
 SUFFIXES = (
-    "_mask.nii.gz", "_probability.nii.gz", "_findings.csv", "_findings.json", "_finding_01.png",
+    "_mask.nii.gz", "_probability.nii.gz", "_findings.csv", "_findings.json", "_finding_001.png",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from lung_unet.data.lungs import LEFT, RIGHT
 from lung_unet.data.scan import Scan
 from lung_unet.data.volume import Volume, onto_source
-from lung_unet.evaluation.candidates import Candidate, find_candidates
+from lung_unet.evaluation.candidates import Candidate, find_candidates, mask_of
 
 NEAR_MM = 10.0  # a finding at the pleura may lie beside what counts as lung
 
@@ -44,6 +44,9 @@ def predict_scan(
 ) -> Prediction:
     """The model's prediction of a scan; `volume` is what `make_volume` made of it."""
     values = predictor(volume.hu, volume.lungs)
+    probability = np.zeros(scan.grid.shape, np.uint8)
+    low, part = onto_source(values, volume.grid, scan.grid)
+    probability[_box(low, low + part.shape)] = np.rint(np.multiply(part, 255, out=part), out=part)
     candidates = find_candidates(values, volume.grid, threshold, min_diameter_mm)
     labels, boxes = label_candidates(candidates, values, volume, threshold)
     detections = [
@@ -57,10 +60,6 @@ def predict_scan(
         )
         for number, (c, box) in enumerate(zip(candidates, boxes, strict=True), 1)
     ]
-    probability = np.zeros(scan.grid.shape, np.uint8)
-    low, part = onto_source(values, volume.grid, scan.grid)
-    np.rint(np.multiply(part, 255, out=part), out=part)
-    probability[_box(low, low + part.shape)] = part
     return Prediction(scan, probability, labels, detections)
 
 
@@ -69,14 +68,15 @@ def label_candidates(
 ) -> tuple[np.ndarray, list[tuple[slice, ...]]]:
     """(labels, boxes): uint16 (z, y, x) on the scan's own grid, and where each number's voxels are.
 
-    A voxel is labelled where the probability of all candidates together, resampled, is above the
-    threshold, with the number (from 1) of the candidate that gives most of it. Each is resampled
-    alone, in its box, so that time and memory do not grow with the number of candidates. One too
-    thin for the scan's grid keeps its middle voxel.
+    A voxel is labelled where the probability, resampled, is above the threshold, with the number
+    (from 1) of the candidate that gives most of it. What was above and is no candidate is left out
+    first; what was below stays, since a finding cut out of its surroundings would shrink when it is
+    resampled. One too thin for the scan's grid keeps its middle voxel.
     """
     grid, source = volume.grid, volume.source
     labels = np.zeros(source.shape, np.uint16)
-    total, highest = np.zeros(source.shape, np.float32), np.zeros(source.shape, np.float32)
+    highest = np.zeros(source.shape, np.float32)
+    dropped = (probability > threshold) & ~mask_of(candidates, grid.shape)
     # The filter widens on a coarser grid; at twice its width from the box all it sees is 0.
     step = source.to_lps()[0].spacing_mm / grid.spacing_mm
     reach = np.ceil(2 * np.maximum(1, step)).astype(int)
@@ -88,11 +88,11 @@ def label_candidates(
         values[_box(first - low, last - low)] = probability[candidate.box] * candidate.mask
         start, part = onto_source(values, grid.crop(low, high), source)
         box = _box(start, start + part.shape)
-        total[box] += part
         np.copyto(labels[box], number, where=part > highest[box])
         np.maximum(highest[box], part, out=highest[box])
         boxes.append(box)
-    labels[total <= threshold] = 0
+    low, kept = onto_source(np.where(dropped, 0, probability), grid, source)
+    labels[_box(low, low + kept.shape)][kept <= threshold] = 0
     for number, (candidate, box) in enumerate(zip(candidates, boxes, strict=True), 1):
         middle = np.rint(source.to_voxel(candidate.centre_mm)).astype(int)
         voxel = tuple(np.clip(middle, 0, np.array(source.shape) - 1))

@@ -4,7 +4,7 @@ NAME_mask.nii.gz           uint8, 1 in a nodule, on the scan's own grid
 NAME_probability.nii.gz    nodule probability on that grid: stored in steps of 1/255, read as 0..1
 NAME_findings.csv          a row a finding, most probable first; begins with LUNA16's columns
 NAME_findings.json         the same, with what it was made with
-NAME_finding_01.png        each finding in three planes
+NAME_finding_001.png       each finding in three planes
 NAME_segmentation.dcm      for a DICOM series: a DICOM Segmentation, a segment a finding
 
 Positions are x, y, z here, as ITK and 3D Slicer have them: mm in world coordinates (LPS), and
@@ -92,5 +92,5 @@ def _draw_all(output: pathlib.Path, name: str, prediction: Prediction) -> None:
             diameter_mm=detection.diameter_mm,
             probability=detection.probability,
         )  # fmt: skip
-        with atomic_path(output / f"{name}_finding_{number:02d}.png") as temporary:
+        with atomic_path(output / f"{name}_finding_{number:03d}.png") as temporary:
             temporary.write_bytes(draw(case))

@@ -39,7 +39,9 @@ def test_labels_are_the_mask_of_all_candidates_told_apart(direction, spacing_mm)
     assert len(candidates) > 8
     labels, boxes = label_candidates(candidates, probability, volume, THRESHOLD)
 
-    whole = probability * mask_of(candidates, volume.grid.shape)
+    whole = probability.copy()
+    whole[(probability > THRESHOLD) & ~mask_of(candidates, volume.grid.shape)] = 0
+    assert (whole != probability).any()  # some were too small
     low, box = onto_source(whole, volume.grid, scan.grid)
     expected = np.zeros(scan.grid.shape, np.float32)
     expected[tuple(slice(l, l + n) for l, n in zip(low, box.shape, strict=True))] = box
@@ -91,7 +93,7 @@ def test_positions_sizes_and_probability_are_those_of_the_scans_voxels(direction
         assert np.linalg.norm(middle - d.centre_mm) < 2.0
         assert prediction.probability[own].max() / 255 <= d.probability + 0.01
     spheres = sum(np.pi / 6 * d.diameter_mm**3 for d in prediction.detections)
-    assert counts.sum() == pytest.approx(spheres, rel=0.3)  # what is thin shrinks when resampled
+    assert counts.sum() == pytest.approx(spheres, rel=0.05)  # nothing shrinks
     inside = prediction.labels > 0
     assert prediction.probability[inside].min() >= 127
     assert prediction.probability.dtype == np.uint8

@@ -78,7 +78,7 @@ def test_tables_say_where_in_the_mask_each_finding_is(prediction, tmp_path):
 def test_each_finding_is_drawn_with_its_outline(prediction, tmp_path):
     write_prediction(tmp_path, "x", prediction, {})
     pictures = sorted(tmp_path.glob("*.png"))
-    assert [p.name for p in pictures] == ["x_finding_01.png", "x_finding_02.png"]
+    assert [p.name for p in pictures] == ["x_finding_001.png", "x_finding_002.png"]
     for path in pictures:
         picture = imread(path)[..., :3]
         assert picture.shape == (HEIGHT, WIDTH, 3)
@@ -90,13 +90,13 @@ def test_each_finding_is_drawn_with_its_outline(prediction, tmp_path):
 
 def test_nothing_of_an_earlier_prediction_stays_and_nothing_of_another_goes(prediction, tmp_path):
     write_prediction(tmp_path, "x", prediction, {})
-    others = ["x2_findings.json", "x_finding_1.txt", "y_finding_01.png", "x_segmentation.dcm.bak"]
+    others = ["x2_findings.json", "x_finding_1.txt", "y_finding_001.png", "x_segmentation.dcm.bak"]
     for name in (*others, "x_segmentation.dcm"):
         (tmp_path / name).touch()
     before = {p.name for p in tmp_path.iterdir()}
     nothing = Prediction(prediction.scan, prediction.probability, prediction.labels * 0, [])
     write_prediction(tmp_path, "x", nothing, {})
     after = {p.name for p in tmp_path.iterdir()}
-    assert before - after == {"x_finding_01.png", "x_finding_02.png", "x_segmentation.dcm"}
+    assert before - after == {"x_finding_001.png", "x_finding_002.png", "x_segmentation.dcm"}
     assert len((tmp_path / "x_findings.csv").read_text().splitlines()) == 1
     assert json.loads((tmp_path / "x_findings.json").read_text())["findings"] == []
