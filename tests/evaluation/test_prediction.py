@@ -27,7 +27,7 @@ def blobs(hu: np.ndarray, lungs: np.ndarray) -> np.ndarray:
     """Probability of a few dozen regions, some of them a voxel from the next, up to the edges."""
     noise = np.random.default_rng(2).normal(size=hu.shape)
     smooth = ndimage.gaussian_filter(noise, 2.0)
-    return (1 / (1 + np.exp(-2 * smooth / smooth.std() + 1.5))).astype(np.float32)
+    return (1 / (1 + np.exp(-12 * smooth / smooth.std() + 9))).astype(np.float32)
 
 
 @pytest.mark.parametrize("spacing_mm", [SPACING_MM, np.array([0.8, 0.6, 0.7])])
