@@ -97,15 +97,13 @@ def predict(workdir: pathlib.Path, path: pathlib.Path, output: pathlib.Path) -> 
             except InputError as error:
                 fail(error)
             except (OSError, RuntimeError) as error:  # SimpleITK raises the latter
-                reason = str(error).strip().splitlines()[-1]
+                reason = " ".join(str(error).split()[-20:])
                 raise InputError(
                     f"{output}: cannot be written ({reason}); free space, or give another --output"
                 ) from error
             print(f"{len(prediction.detections)} findings in {output / source.name}_findings.csv")
     if failed:
-        raise InputError(
-            f"{failed} of {total} scans failed, as said above; the others are in {output}"
-        )
+        raise InputError(f"{failed} of {total} scans failed, each is named above")
 
 
 def describe(scan: Scan, volume: Volume) -> str:
