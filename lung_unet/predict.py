@@ -1,114 +1,135 @@
-"""Segment lung nodules in a CT.
+"""Segment lung nodules in chest CTs.
 
-    python -m lung_unet.predict --workdir=DIR --input=scan.mhd|scan.nii.gz|DICOM_FOLDER --output=DIR
+    python -m lung_unet.predict --workdir=DIR --input=PATH --output=DIR [--backend=onnx|openvino]
 
-Writes to the output folder, named after the input:
-    NAME_mask.nii.gz     uint8, 1 in a nodule, on the input's own grid
-    NAME_findings.csv    seriesuid,coordX,coordY,coordZ,probability,diameter_mm: world mm (LPS), as
-                         LUNA16 wants a submission, with the diameter added
+PATH is an image file (.mhd, .mha, .nii, .nii.gz, .nrrd, .nhdr), a folder of such files, or a
+folder of DICOM files, with any number of series in it and below it. Each scan has a name: of its
+file without suffix, or of the folder of its series; where names are the same, files keep their
+suffix and series add their UID. For each scan, the output folder gets
+
+    NAME_mask.nii.gz           uint8, 1 in a nodule, on the input's own grid
+    NAME_probability.nii.gz    nodule probability, 0..1 in steps of 1/255, on the same grid
+    NAME_findings.csv          begins with seriesuid,coordX,coordY,coordZ,probability: world mm
+                               (LPS), as LUNA16 wants a submission; size, lung, voxel follow
+    NAME_findings.json         the same
+    NAME_finding_001.png       each finding in three planes
+    NAME_segmentation.dcm      for DICOM, where something was found: a DICOM Segmentation; it copies
+                               patient and study of the source, and no other file does
+
+A scan that cannot be read is named in a line, the others go on, and the command exits 1.
 """
 
-import csv
 import pathlib
+import sys
+from functools import partial
 
 import numpy as np
 from absl import flags
+from rich.progress import track
 
 from lung_unet import command
-from lung_unet.data.dicom_series import only_series
-from lung_unet.data.images import (
-    SUFFIXES,
-    check_chest,
-    grid_of,
-    hounsfield,
-    read_image,
-    write_image,
-)
-from lung_unet.data.lungs import segment_lungs
+from lung_unet.data.inputs import Input, find_inputs, read_input
+from lung_unet.data.read_ahead import ReadAhead
 from lung_unet.data.scan import Scan
-from lung_unet.data.volume import make_volume, onto_source
+from lung_unet.data.shards import Settings
+from lung_unet.data.volume import Volume, make_volume
 from lung_unet.errors import InputError
-from lung_unet.files import atomic_path
-
-COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "probability", "diameter_mm")
 
 
-def read_scan(path: pathlib.Path) -> Scan:
-    """The scan of an image file or a DICOM folder, with its lungs.
+def read(settings: Settings, source: Input) -> tuple[Scan, Volume]:
+    """The scan, and what the network sees of it.
 
     Raises:
-      InputError: it cannot be read, or its values are not HU.
+      InputError: it cannot be read.
     """
-    image = read_image(path)
-    grid, hu = grid_of(image), hounsfield(image, path)
-    check_chest(path, hu)
-    uid = only_series(path)[0].series_uid if path.is_dir() else name_of(path)
-    return Scan(uid, grid, hu, segment_lungs(hu, grid))
-
-
-def name_of(path: pathlib.Path) -> str:
-    """The file's or folder's name without an image suffix."""
-    name = path.resolve().name
-    suffixes = [s for s in SUFFIXES if name.lower().endswith(s)] if path.is_file() else []
-    return name[: -len(max(suffixes, key=len))] if suffixes else name
+    scan = read_input(source)
+    return scan, make_volume(scan, settings.spacing_mm, settings.margin_mm)
 
 
 def predict(
-    workdir: pathlib.Path, source: pathlib.Path, output: pathlib.Path, backend: str = "jax"
+    workdir: pathlib.Path, path: pathlib.Path, output: pathlib.Path, backend: str = "jax"
 ) -> None:
-    """Writes the mask and the findings of one scan to the output folder."""
+    """Writes what the model finds in each scan of a file or folder to the output folder.
+
+    The model is restored and compiled once; a scan is read while the one before it is predicted.
+
+    Raises:
+      InputError: no run, no scan, an output that cannot be written, or scans that failed, of which
+        each is printed in a line, when the others are done.
+    """
     from lung_unet import workdir as runs
-    from lung_unet.evaluation.candidates import find_candidates, mask_of
+    from lung_unet.evaluation.dicom_segmentation import write_segmentation
+    from lung_unet.evaluation.prediction import predict_scan
+    from lung_unet.evaluation.prediction_files import write_prediction
     from lung_unet.restore import restore_predictor
 
     run = runs.load(workdir)
-    config = run.config
-    scan = read_scan(source)
-    predictor, step = restore_predictor(workdir, config, backend)
-    volume = make_volume(scan, run.settings.spacing_mm, run.settings.margin_mm)
-    litres = volume.lungs.sum() * run.settings.spacing_mm**3 * 1e-6
-    lungs = f"{litres:.1f} l of lung" if scan.lungs.any() else (
-        "no lungs found, so the whole scan is searched"
-    )  # fmt: skip
-    shape = "×".join(map(str, scan.hu.shape))
-    print(f"{source}: {shape} voxels (z, y, x), {lungs}; checkpoint of step {step}")
-    threshold = config.evaluation.threshold
-    probability = predictor(volume.hu, volume.lungs)
-    candidates = find_candidates(
-        probability, volume.grid, threshold, config.evaluation.min_diameter_mm
-    )
-    probability *= mask_of(candidates, volume.grid.shape)
-    low, box = onto_source(probability, volume.grid, scan.grid)
-    mask = np.zeros(scan.grid.shape, np.uint8)
-    mask[tuple(slice(l, l + n) for l, n in zip(low, box.shape, strict=True))] = box > threshold
+    inputs = find_inputs(path, output)
+    if inputs.left_out:
+        print(f"{path}: left out: {inputs.left_out}")
+    total = len(inputs.scans) + len(inputs.errors)
+    failed = 0
 
-    name = name_of(source)
-    mask_path, findings_path = output / f"{name}_mask.nii.gz", output / f"{name}_findings.csv"
-    write_image(mask_path, mask, scan.grid)
-    with atomic_path(findings_path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for c in candidates:
-            z, y, x = c.centre_mm
-            row = (scan.series_uid, *(f"{v:.3f}" for v in (x, y, z)))
-            writer.writerow((*row, f"{c.probability:.6f}", f"{c.diameter_mm:.2f}"))
-    print(f"{len(candidates)} findings in {findings_path}")
-    print(f"mask in {mask_path}")
+    def fail(error: InputError) -> None:
+        nonlocal failed
+        if total == 1:
+            raise error
+        failed += 1
+        print(f"error: {error}", file=sys.stderr)
+
+    for error in inputs.errors:
+        fail(error)
+    with ReadAhead(partial(read, run.settings), inputs.scans) as scans:
+        predictor, step = restore_predictor(workdir, run.config, backend)
+        threshold = run.config.evaluation.threshold
+        min_diameter_mm = run.config.evaluation.min_diameter_mm
+        made_with = {"checkpoint_step": step, "threshold": threshold}
+        for source, result in track(scans, "predict", len(inputs.scans), disable=total == 1):
+            if isinstance(result, InputError):
+                fail(result)
+                continue
+            scan, volume = result
+            print(f"{source}: {describe(scan, volume)}; checkpoint of step {step}")
+            prediction = predict_scan(predictor, scan, volume, threshold, min_diameter_mm)
+            try:
+                write_prediction(output, source.name, prediction, made_with)
+                if source.slices and prediction.detections:
+                    segmentation = output / f"{source.name}_segmentation.dcm"
+                    write_segmentation(segmentation, prediction, source.slices, step)
+            except InputError as error:
+                fail(error)
+            except (OSError, RuntimeError) as error:  # SimpleITK raises the latter
+                reason = " ".join(str(error).split()[-20:])
+                raise InputError(
+                    f"{output}: cannot be written ({reason}); free space, or give another --output"
+                ) from error
+            print(f"{len(prediction.detections)} findings in {output / source.name}_findings.csv")
+    if failed:
+        raise InputError(f"{failed} of {total} scans failed, each is named above")
+
+
+def describe(scan: Scan, volume: Volume) -> str:
+    """What a scan is like, in a few words."""
+    shape = "×".join(map(str, scan.hu.shape))
+    if not scan.lungs.any():
+        return f"{shape} voxels (z, y, x), no lungs found, so the whole scan is searched"
+    litres = volume.lungs.sum() * np.prod(volume.grid.spacing_mm) * 1e-6
+    return f"{shape} voxels (z, y, x), {litres:.1f} l of lung"
 
 
 def main() -> None:
     command.set_up_jax()
-    workdir, source, output = (
+    workdir, path, output = (
         pathlib.Path(command.required(name)) for name in ("workdir", "input", "output")
     )
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: is a file; give a folder as --output")
-    predict(workdir, source, output, flags.FLAGS.backend)
+    predict(workdir, path, output, flags.FLAGS.backend)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of the training run.")
-    flags.DEFINE_string("input", None, "An image file or a folder of one DICOM series.")
+    flags.DEFINE_string("input", None, "An image file, or a folder of image files or DICOM series.")
     flags.DEFINE_string("output", None, "Folder to write to.")
     flags.DEFINE_string("backend", "jax", "What runs the network: jax; onnx or openvino, on a CPU.")
     command.run(main)

@@ -7,6 +7,9 @@ import gzip
 import math
 import os
 import pathlib
+import shutil
+import struct
+import tempfile
 import zlib
 
 import numpy as np
@@ -20,6 +23,7 @@ from lung_unet.errors import InputError
 from lung_unet.files import atomic_path
 
 SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd", ".nhdr")
+SCL_SLOPE = 112  # where a NIfTI-1 header has it, float32
 AIR_HU = -300  # every CT of a chest has voxels below it
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's own warnings name no remedy
@@ -51,6 +55,22 @@ def write_image(path: str | os.PathLike, array: np.ndarray, grid: Grid) -> None:
     """
     with atomic_path(path) as temporary:
         sitk.WriteImage(image_of(array, grid), str(temporary), useCompression=True)
+
+
+def write_fractions(path: pathlib.Path, array: np.ndarray, grid: Grid) -> None:
+    """Writes uint8 (z, y, x), of which 255 stands for 1, as .nii.gz that is read as 0..1.
+
+    NIfTI-1 has a scale for it, which ITK, 3D Slicer and nibabel apply, and SimpleITK cannot write.
+    """
+    with atomic_path(path) as temporary, tempfile.TemporaryDirectory() as folder:
+        plain = pathlib.Path(folder) / "plain.nii"
+        sitk.WriteImage(image_of(array, grid), str(plain))
+        with open(plain, "r+b") as file:
+            file.seek(SCL_SLOPE)
+            file.write(struct.pack("<f", 1 / 255))
+            file.seek(0)
+            with gzip.open(temporary, "wb", compresslevel=1) as compressed:
+                shutil.copyfileobj(file, compressed, 1 << 20)
 
 
 def read_image(path: pathlib.Path) -> sitk.Image:

@@ -34,7 +34,7 @@ class Case:
 
     series_uid: str
     title: str
-    kind: str  # "nodule" or "false positive"
+    kind: str  # "nodule" or "false positive"; "finding" where no truth is known
     hu: np.ndarray  # int16
     truth: np.ndarray  # bool
     prediction: np.ndarray  # bool
@@ -200,7 +200,7 @@ def _header(figure: Figure, case: Case) -> None:
         Patch(facecolor="none", edgecolor=IGNORED, hatch="/////", linewidth=0, label="ignored"),
     ]
     figure.legend(
-        handles=handles,
+        handles=handles[1:2] if case.kind == "finding" else handles,
         loc="center right",
         bbox_to_anchor=(1, middle),
         ncols=3,

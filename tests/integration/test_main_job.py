@@ -93,7 +93,7 @@ def test_predict_writes_a_mask_on_the_inputs_own_grid(run, trained, luna16, tmp_
     for name in ("GetSpacing", "GetOrigin", "GetDirection"):
         np.testing.assert_allclose(getattr(mask, name)(), getattr(image, name)(), atol=1e-5)
     text = (tmp_path / "out" / "scan_findings.csv").read_text()
-    assert text.startswith("seriesuid,coordX,coordY,coordZ,probability,diameter_mm\n")
+    assert text.startswith("seriesuid,coordX,coordY,coordZ,probability,diameter_mm,")
 
 
 BAD = {

@@ -1,0 +1,152 @@
+"""What a user gives to be predicted: image files and DICOM series, found, named and read."""
+
+import collections
+import dataclasses
+import os
+import pathlib
+
+from rich.progress import track
+
+from lung_unet.data.dicom_header import Header
+from lung_unet.data.dicom_series import read_volume, series_in
+from lung_unet.data.images import SUFFIXES, check_chest, grid_of, hounsfield, image_of, read_image
+from lung_unet.data.lungs import segment_lungs
+from lung_unet.data.scan import Scan
+from lung_unet.errors import InputError
+
+FEW = 20  # folders that are searched without a progress bar
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """One scan on disk. `name` is that of its results and differs between the scans of a search."""
+
+    name: str
+    series_uid: str  # an image file has none: its name
+    path: pathlib.Path  # the image file, or the folder of the series
+    slices: tuple[Header, ...] = ()  # of a DICOM series
+
+    def __str__(self) -> str:
+        return f"{self.path} (series {self.series_uid})" if self.slices else str(self.path)
+
+    @property
+    def full_name(self) -> str:
+        """A name that few others can have, where `name` is not the only one."""
+        return f"{self.name}_{self.series_uid}" if self.slices else self.path.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a search found: scans, folders that cannot be read, and a line on what was left out."""
+
+    scans: list[Input]
+    errors: list[InputError]
+    left_out: str
+
+
+def find_inputs(path: pathlib.Path, output: pathlib.Path) -> Inputs:
+    """The scans that `path` names: an image file, or all of a folder.
+
+    Of a folder, the image files in it count, and every DICOM series in it and below it, but for
+    what lies in `output`. A scan is named as its file without suffix, or as the folder of its
+    series; where several would have one name, files keep their suffix and series add their UID.
+    What is no CT, or a single slice (a localizer), is left out. A folder with a damaged DICOM file
+    is refused whole, since the file could be a slice of any series.
+
+    Raises:
+      InputError: no such file or folder, or no scan in it.
+    """
+    if path.is_file():
+        name = _without_suffix(path)
+        return Inputs([Input(name, name, path)], [], "")
+    if not path.is_dir():
+        raise InputError(f"{path}: no such image or folder; check the path")
+    if output.resolve() == path.resolve():
+        raise InputError(f"{output}: is the folder of the scans; give another as --output")
+    images = [p for p in sorted(path.iterdir()) if _is_image(p)]
+    series, errors, others = _series_below(path, output)
+    found = [Input(_without_suffix(p), _without_suffix(p), p) for p in images] + series
+    left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+    if not found and not errors:
+        raise InputError(
+            f"{path}: holds no image file and no CT series"
+            + (f" (left out: {left_out})" if left_out else "")
+            + f"; give a file ({', '.join(SUFFIXES)}), a folder of such, or a DICOM folder"
+        )
+    return Inputs(_named(found), errors, left_out)
+
+
+def read_input(source: Input) -> Scan:
+    """The scan of an image file or a DICOM series, with its lungs.
+
+    Raises:
+      InputError: it cannot be read, or its values are not HU.
+    """
+    if source.slices:
+        image = image_of(*read_volume(list(source.slices), source.path))
+    else:
+        image = read_image(source.path)
+    grid, hu = grid_of(image), hounsfield(image, source.path)
+    check_chest(source.path, hu)
+    return Scan(source.series_uid, grid, hu, segment_lungs(hu, grid))
+
+
+def _series_below(
+    root: pathlib.Path, output: pathlib.Path
+) -> tuple[list[Input], list[InputError], collections.Counter[str]]:
+    """The CT series in a folder and below it, unreadable folders, and how many of what else."""
+    folders: list[pathlib.Path] = []
+    for path, below, files in os.walk(root):
+        below[:] = sorted(d for d in below if pathlib.Path(path, d).resolve() != output.resolve())
+        folders += [pathlib.Path(path)] if files else []
+    places: dict[str, list[Input]] = collections.defaultdict(list)
+    errors: list[InputError] = []
+    others: collections.Counter[str] = collections.Counter()
+    for folder in track(folders, "DICOM headers", disable=len(folders) < FEW):
+        try:
+            series = series_in(folder.iterdir())
+        except InputError as error:
+            errors.append(error)
+            continue
+        for uid, slices in series.items():
+            if slices[0].modality != "CT":
+                others[f"{slices[0].modality} series"] += 1
+            elif len(slices) == 1:
+                others["CT of one slice"] += 1
+            else:
+                name = folder.resolve().name
+                places[uid].append(Input(name, uid, folder, tuple(slices)))
+    found = []
+    for uid, inputs in places.items():
+        if len(inputs) > 1:
+            first, second, *_ = (i.path for i in inputs)
+            errors.append(InputError(f"{second}: series {uid} is also in {first}; remove one"))
+        else:
+            found += inputs
+    return found, errors, others
+
+
+def _named(found: list[Input]) -> list[Input]:
+    """The inputs, their names made to differ, also where files' names know no case."""
+    often = collections.Counter(source.name.lower() for source in found)
+    taken = {name for name, count in often.items() if count == 1}
+    named = []
+    for source in found:
+        name = source.name
+        if often[name.lower()] > 1:
+            name = source.full_name
+            while name.lower() in taken:
+                name += "_"
+            taken.add(name.lower())
+        named.append(dataclasses.replace(source, name=name))
+    return named
+
+
+def _is_image(path: pathlib.Path) -> bool:
+    named = path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+    return named and path.is_file()
+
+
+def _without_suffix(path: pathlib.Path) -> str:
+    suffixes = [s for s in SUFFIXES if path.name.lower().endswith(s)]
+    return path.name[: -len(max(suffixes, key=len))] if suffixes else path.name

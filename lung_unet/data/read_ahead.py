@@ -1,0 +1,60 @@
+"""Reading one scan ahead: in a process of its own, while the scan before it is worked on."""
+
+import concurrent.futures
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Generic, TypeVar
+
+from lung_unet.errors import InputError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class ReadAhead(Generic[Job, Result]):
+    """Iterates over (job, result of `task(job)`, or the InputError that it raised), in order.
+
+    A context: entered, it begins with the first job. At most one job is ahead of the one that was
+    last taken, so that memory holds two results. A job that ends its process (out of memory, or a
+    file that breaks a library) yields an InputError, and the next has a new process.
+    """
+
+    def __init__(self, task: Callable[[Job], Result], jobs: Sequence[Job]):
+        self._task, self._jobs = task, jobs
+
+    def __enter__(self) -> "ReadAhead[Job, Result]":
+        self._start()
+        if self._jobs:
+            self._next = self._submit(0)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def __iter__(self) -> Iterator[tuple[Job, Result | InputError]]:
+        for number, job in enumerate(self._jobs):
+            result: Result | InputError
+            try:
+                result = self._next.result()
+            except InputError as error:
+                result = error
+            except BrokenProcessPool:
+                result = InputError(
+                    f"{job}: reading it ended the process, out of memory perhaps; copy it again, "
+                    "or run it alone"
+                )
+                self._start()
+            if number + 1 < len(self._jobs):
+                self._next = self._submit(number + 1)
+            yield job, result
+
+    def _start(self) -> None:
+        spawn = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
+        self._pool = concurrent.futures.ProcessPoolExecutor(
+            1, spawn, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+        )
+
+    def _submit(self, number: int) -> concurrent.futures.Future:
+        return self._pool.submit(self._task, self._jobs[number])

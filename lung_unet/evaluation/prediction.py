@@ -1,0 +1,122 @@
+"""What a model finds in a scan, on the scan's own grid."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from lung_unet.data.lungs import LEFT, RIGHT
+from lung_unet.data.scan import Scan
+from lung_unet.data.volume import Volume, onto_source
+from lung_unet.evaluation.candidates import Candidate, find_candidates, mask_of
+
+NEAR_MM = 10.0  # a finding at the pleura may lie beside what counts as lung
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Detection:
+    """One finding. Positions are z, y, x."""
+
+    centre_mm: np.ndarray  # (3,) world, weighted by probability
+    centre_voxel: np.ndarray  # (3,) the same in the scan's array, fractional
+    diameter_mm: float  # of the sphere of equal volume, on the model's grid
+    volume_mm3: float  # of its voxels on the scan's own grid
+    probability: float  # the highest in it
+    lung: str | None  # "left", "right" or "outside"; None where no lungs were found in the scan
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """What was found in a scan, most probable first. Arrays are (z, y, x) of the scan's grid."""
+
+    scan: Scan
+    probability: np.ndarray  # uint8, 255 stands for 1; 0 where the model did not look
+    labels: np.ndarray  # uint16: 1 in the voxels of the first finding, and so on; 0 elsewhere
+    detections: list[Detection]
+
+
+def predict_scan(
+    predictor: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    scan: Scan,
+    volume: Volume,
+    threshold: float,
+    min_diameter_mm: float,
+) -> Prediction:
+    """The model's prediction of a scan; `volume` is what `make_volume` made of it."""
+    values = predictor(volume.hu, volume.lungs)
+    probability = np.zeros(scan.grid.shape, np.uint8)
+    low, part = onto_source(values, volume.grid, scan.grid)
+    probability[_box(low, low + part.shape)] = np.rint(np.multiply(part, 255, out=part), out=part)
+    candidates = find_candidates(values, volume.grid, threshold, min_diameter_mm)
+    labels, boxes = label_candidates(candidates, values, volume, threshold)
+    detections = [
+        Detection(
+            centre_mm=c.centre_mm,
+            centre_voxel=scan.grid.to_voxel(c.centre_mm),
+            diameter_mm=c.diameter_mm,
+            volume_mm3=float((labels[box] == number).sum() * np.prod(scan.spacing_mm)),
+            probability=c.probability,
+            lung=lung_of(labels[box] == number, box, scan),
+        )
+        for number, (c, box) in enumerate(zip(candidates, boxes, strict=True), 1)
+    ]
+    return Prediction(scan, probability, labels, detections)
+
+
+def label_candidates(
+    candidates: list[Candidate], probability: np.ndarray, volume: Volume, threshold: float
+) -> tuple[np.ndarray, list[tuple[slice, ...]]]:
+    """(labels, boxes): uint16 (z, y, x) on the scan's own grid, and where each number's voxels are.
+
+    A voxel is labelled where the probability, resampled, is above the threshold, with the number
+    (from 1) of the candidate that gives most of it. What was above and is no candidate is left out
+    first; what was below stays, since a finding cut out of its surroundings would shrink when it is
+    resampled. One too thin for the scan's grid keeps its middle voxel.
+    """
+    grid, source = volume.grid, volume.source
+    labels = np.zeros(source.shape, np.uint16)
+    highest = np.zeros(source.shape, np.float32)
+    dropped = (probability > threshold) & ~mask_of(candidates, grid.shape)
+    # The filter widens on a coarser grid; at twice its width from the box all it sees is 0.
+    step = source.to_lps()[0].spacing_mm / grid.spacing_mm
+    reach = np.ceil(2 * np.maximum(1, step)).astype(int)
+    boxes = []
+    for number, candidate in enumerate(candidates, 1):
+        first, last = np.array([(s.start, s.stop) for s in candidate.box]).T
+        low, high = np.maximum(0, first - reach), np.minimum(grid.shape, last + reach)
+        values = np.zeros(high - low, np.float32)
+        values[_box(first - low, last - low)] = probability[candidate.box] * candidate.mask
+        start, part = onto_source(values, grid.crop(low, high), source)
+        box = _box(start, start + part.shape)
+        np.copyto(labels[box], number, where=part > highest[box])
+        np.maximum(highest[box], part, out=highest[box])
+        boxes.append(box)
+    low, kept = onto_source(np.where(dropped, 0, probability), grid, source)
+    labels[_box(low, low + kept.shape)][kept <= threshold] = 0
+    for number, (candidate, box) in enumerate(zip(candidates, boxes, strict=True), 1):
+        middle = np.rint(source.to_voxel(candidate.centre_mm)).astype(int)
+        voxel = tuple(np.clip(middle, 0, np.array(source.shape) - 1))
+        if not (labels[box] == number).any() and labels[voxel] == 0:
+            labels[voxel] = number
+    return labels, boxes
+
+
+def lung_of(mask: np.ndarray, box: tuple[slice, ...], scan: Scan) -> str | None:
+    """The lung that most voxels of a finding lie in, or else that is near: see `Detection.lung`.
+
+    `mask` bool is of the scan's array [box]; the lungs have LUNA16's codes.
+    """
+    counts = np.bincount(scan.lungs[box][mask], minlength=RIGHT + 1)
+    if not counts[LEFT] + counts[RIGHT]:
+        near = np.ceil(NEAR_MM / scan.spacing_mm).astype(int)
+        grown = tuple(
+            slice(max(0, s.start - n), s.stop + n) for s, n in zip(box, near, strict=True)
+        )
+        counts = np.bincount(scan.lungs[grown].ravel(), minlength=RIGHT + 1)
+    if counts[LEFT] + counts[RIGHT]:
+        return "left" if counts[LEFT] >= counts[RIGHT] else "right"
+    return "outside" if scan.lungs.any() else None
+
+
+def _box(low: np.ndarray, high: np.ndarray) -> tuple[slice, ...]:
+    return tuple(slice(int(l), int(h)) for l, h in zip(low, high, strict=True))

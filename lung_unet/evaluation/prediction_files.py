@@ -1,0 +1,96 @@
+"""A prediction as files, all named after the scan.
+
+NAME_mask.nii.gz           uint8, 1 in a nodule, on the scan's own grid
+NAME_probability.nii.gz    nodule probability on that grid: stored in steps of 1/255, read as 0..1
+NAME_findings.csv          a row a finding, most probable first; begins with LUNA16's columns
+NAME_findings.json         the same, with what it was made with
+NAME_finding_001.png       each finding in three planes
+NAME_segmentation.dcm      for a DICOM series: a DICOM Segmentation, a segment a finding
+
+Positions are x, y, z here, as ITK and 3D Slicer have them: mm in world coordinates (LPS), and
+voxels counted from 0. Of a DICOM series, only the Segmentation holds more than geometry and UID.
+"""
+
+import csv
+import json
+import pathlib
+import re
+
+import numpy as np
+
+from lung_unet.data.images import write_fractions, write_image
+from lung_unet.evaluation.overlay import crop_case, draw
+from lung_unet.evaluation.prediction import Detection, Prediction
+from lung_unet.files import atomic_path, write_text
+
+COLUMNS = (
+    "seriesuid", "coordX", "coordY", "coordZ", "probability", "diameter_mm",
+    "volume_mm3", "lung", "voxelX", "voxelY", "voxelZ",
+)  # fmt: skip
+
+EARLIER = re.compile(r"_finding_[0-9]+\.png|_segmentation\.dcm|_findings\.json")
+
+
+def write_prediction(
+    output: pathlib.Path, name: str, prediction: Prediction, made_with: dict
+) -> None:
+    """Writes all files but the DICOM Segmentation, and removes those of an earlier prediction.
+
+    `made_with` goes into the JSON file, which is written last.
+    """
+    scan = prediction.scan
+    output.mkdir(parents=True, exist_ok=True)
+    for path in output.iterdir():
+        if path.name.startswith(name) and EARLIER.fullmatch(path.name, len(name)):
+            path.unlink()
+    mask = (prediction.labels > 0).astype(np.uint8)
+    write_image(output / f"{name}_mask.nii.gz", mask, scan.grid)
+    write_fractions(output / f"{name}_probability.nii.gz", prediction.probability, scan.grid)
+    _write_table(output / f"{name}_findings.csv", scan.series_uid, prediction.detections)
+    _draw_all(output, name, prediction)
+    findings = [_as_json(number, d) for number, d in enumerate(prediction.detections, 1)]
+    found = {"series_uid": scan.series_uid, **made_with, "findings": findings}
+    write_text(output / f"{name}_findings.json", json.dumps(found, indent=1))
+
+
+def _write_table(path: pathlib.Path, series_uid: str, detections: list[Detection]) -> None:
+    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for d in detections:
+            row = (series_uid, *(f"{v:.3f}" for v in d.centre_mm[::-1]), f"{d.probability:.6f}")
+            row += (f"{d.diameter_mm:.2f}", f"{d.volume_mm3:.1f}", d.lung or "")
+            writer.writerow((*row, *(f"{v:.1f}" for v in d.centre_voxel[::-1])))
+
+
+def _as_json(number: int, detection: Detection) -> dict:
+    return {
+        "number": number,
+        "centre_mm": [round(float(v), 3) for v in detection.centre_mm[::-1]],
+        "centre_voxel": [round(float(v), 1) for v in detection.centre_voxel[::-1]],
+        "diameter_mm": round(detection.diameter_mm, 2),
+        "volume_mm3": round(detection.volume_mm3, 1),
+        "probability": round(detection.probability, 6),
+        "lung": detection.lung,
+    }
+
+
+def _draw_all(output: pathlib.Path, name: str, prediction: Prediction) -> None:
+    scan = prediction.scan
+    lps, axes, flips = scan.grid.to_lps()
+    hu, labels = (a.transpose(axes)[flips] for a in (scan.hu, prediction.labels))
+    nothing = np.broadcast_to(np.False_, hu.shape)
+    for number, detection in enumerate(prediction.detections, 1):
+        side = detection.lung if detection.lung in (None, "outside") else f"{detection.lung} lung"
+        case = crop_case(
+            hu, nothing, labels, nothing, lps.spacing_mm, lps.to_voxel(detection.centre_mm),
+            size_mm=max(64.0, 2 * detection.diameter_mm),
+            series_uid=scan.series_uid,
+            title=f"Finding {number}" + (f", {side}" if side else ""),
+            kind="finding",
+            dice=None,
+            diameter_mm=detection.diameter_mm,
+            probability=detection.probability,
+        )  # fmt: skip
+        with atomic_path(output / f"{name}_finding_{number:03d}.png") as temporary:
+            temporary.write_bytes(draw(case))

@@ -1,0 +1,106 @@
+"""What a user may give to be predicted: found whole, named apart, or refused by name."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from lung_unet.data.images import write_image
+from lung_unet.data.inputs import find_inputs, read_input
+from lung_unet.data.scan import Grid
+from lung_unet.errors import InputError
+
+OUTPUT = pathlib.Path("/nowhere/out")
+
+
+def write_file(path: pathlib.Path) -> pathlib.Path:
+    grid = Grid((2, 2, 2), np.ones(3), np.zeros(3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, np.full(grid.shape, -900, np.int16), grid)
+    return path
+
+
+def names(path: pathlib.Path, output: pathlib.Path = OUTPUT) -> list[str]:
+    return [s.name for s in find_inputs(path, output).scans]
+
+
+def test_a_file_a_folder_of_files_a_series_a_folder_of_series(tmp_path, write_series):
+    assert names(write_file(tmp_path / "files" / "a.nii.gz")) == ["a"]
+    write_file(tmp_path / "files" / "b.nrrd")
+    write_file(tmp_path / "files" / ".0123abcd.c.nrrd")  # what a killed run left
+    (tmp_path / "files" / "b.raw").write_bytes(b"voxels")
+    assert names(tmp_path / "files") == ["a", "b"]
+    write_series(tmp_path / "patients" / "1" / "chest", "1.2.1")
+    assert names(tmp_path / "patients" / "1" / "chest") == ["chest"]
+    write_series(tmp_path / "patients" / "2" / "thorax", "1.2.2")
+    assert names(tmp_path / "patients") == ["chest", "thorax"]
+    write_series(tmp_path / "patients" / "2" / "thorax", "1.2.3", name="other-{}.dcm")
+    write_file(tmp_path / "patients" / "d.mha")
+    assert sorted(names(tmp_path / "patients")) == [
+        "chest", "d", "thorax_1.2.2", "thorax_1.2.3"
+    ]  # fmt: skip
+
+
+def test_no_two_scans_share_a_name(tmp_path, write_series):
+    for name in ("scan.mha", "Scan.nrrd", "scan.nii.gz", "other.nii", "scan.nrrd_.nii"):
+        write_file(tmp_path / name)
+    for number in (1, 2):
+        write_series(tmp_path / str(number) / "scan", f"1.2.{number}")
+    write_series(tmp_path / "scan.mha_", "1.2.3")
+    write_series(tmp_path / "3" / "scan.mha", "1.2.4")
+    found = names(tmp_path)
+    assert len({n.lower() for n in found}) == len(found) == 9
+    assert {"other", "scan.nii.gz", "scan_1.2.1", "scan_1.2.2", "scan.mha", "scan.mha_"} <= {*found}
+
+
+def test_what_is_no_volume_of_ct_is_left_out_and_named(tmp_path, write_series):
+    write_series(tmp_path / "ct")
+    write_series(tmp_path / "mr", "1.2.5", tags={"0008|0060": "MR"})
+    write_series(tmp_path / "scout", "1.2.6", hu=np.zeros((1, 8, 8), np.int16))
+    found = find_inputs(tmp_path, OUTPUT)
+    assert [s.name for s in found.scans] == ["ct"] and not found.errors
+    assert found.left_out == "1 CT of one slice, 1 MR series"
+    with pytest.raises(InputError, match=r"holds no image file and no CT series.*1 MR series"):
+        find_inputs(tmp_path / "mr", OUTPUT)
+
+
+def test_a_damaged_folder_and_a_series_in_two_are_errors_and_the_rest_is_found(
+    tmp_path, write_series
+):
+    for name, uid in (("good", "1.2.1"), ("damaged", "1.2.2"), ("one", "1.2.3"), ("two", "1.2.3")):
+        write_series(tmp_path / name, uid)
+    broken = tmp_path / "damaged" / "0.dcm"
+    broken.write_bytes(broken.read_bytes()[:-50])
+    found = find_inputs(tmp_path, OUTPUT)
+    assert [s.name for s in found.scans] == ["good"]
+    damaged, double = map(str, found.errors)
+    assert str(broken) in damaged
+    assert str(tmp_path / "one") in double and str(tmp_path / "two") in double
+
+
+def test_results_are_no_input(tmp_path, write_series):
+    write_series(tmp_path / "ct")
+    write_series(tmp_path / "out" / "ct", "1.2.7")
+    assert names(tmp_path, tmp_path / "out") == ["ct"]
+    with pytest.raises(InputError, match="give another as --output"):
+        find_inputs(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["missing.mhd", "empty"])
+def test_nothing_to_read_is_one_error_that_names_it(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=name):
+        find_inputs(tmp_path / name, OUTPUT)
+
+
+def test_a_series_and_a_file_are_read_alike(tmp_path, write_series, make_scan):
+    hu, lungs, grid, _ = make_scan(0)
+    write_image(tmp_path / "scan.nii.gz", hu, grid)
+    write_series(tmp_path / "ct", "1.2.8", hu, grid)
+    scans = {s.series_uid: read_input(s) for s in find_inputs(tmp_path, OUTPUT).scans}
+    assert scans.keys() == {"scan", "1.2.8"}
+    for scan in scans.values():
+        np.testing.assert_array_equal(scan.hu, hu)
+        np.testing.assert_allclose(scan.origin_mm, grid.origin_mm, atol=1e-4)
+        overlap = (scan.lungs == lungs)[lungs > 0].mean()
+        assert overlap > 0.8

@@ -1,0 +1,41 @@
+"""Read ahead: all results in order, whatever becomes of one; and no more than one ahead."""
+
+import time
+
+from lung_unet.data.read_ahead import ReadAhead
+from lung_unet.errors import InputError
+
+FAILS = "(_ for _ in ()).throw(__import__('lung_unet.errors', fromlist=['']).InputError('broken'))"
+DIES = "__import__('os')._exit(1)"
+
+
+def test_results_come_in_order_and_errors_and_deaths_cost_one_each():
+    with ReadAhead(eval, ["1", FAILS, "3", DIES, "5"]) as ahead:
+        jobs, results = zip(*ahead, strict=True)
+    assert jobs == ("1", FAILS, "3", DIES, "5")
+    assert [r for r in results if not isinstance(r, InputError)] == [1, 3, 5]
+    assert str(results[1]) == "broken"
+    assert str(results[3]).startswith(DIES)
+
+
+def test_one_job_is_ahead_and_no_more(tmp_path):
+    files = [tmp_path / str(number) for number in range(4)]
+
+    def wait_for(path):
+        deadline = time.time() + 60
+        while not path.exists() and time.time() < deadline:
+            time.sleep(0.01)
+        return path.exists()
+
+    jobs = [f"open({str(f)!r}, 'w').close()" for f in files]
+    with ReadAhead(eval, jobs) as ahead:
+        assert wait_for(files[0])  # before anything is asked for
+        for number, _ in enumerate(ahead):
+            assert all(wait_for(f) for f in files[: number + 2])
+            time.sleep(0.1)  # what came too early would come now
+            assert not any(f.exists() for f in files[number + 2 :])
+
+
+def test_no_jobs_no_results():
+    with ReadAhead(eval, []) as ahead:
+        assert list(ahead) == []

@@ -1,0 +1,118 @@
+"""A prediction on the scan's own grid: where the model saw it, each finding apart."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from lung_unet.data.scan import Grid, Scan
+from lung_unet.data.volume import make_volume, onto_source
+from lung_unet.evaluation.candidates import find_candidates, mask_of
+from lung_unet.evaluation.prediction import label_candidates, lung_of, predict_scan
+
+SPACING_MM = np.array([5.0, 1.5, 2.0])
+THRESHOLD = 0.5
+
+
+def scan_in(direction: np.ndarray, spacing_mm=SPACING_MM) -> Scan:
+    """70 × 70 × 70 mm of noise, all of it the left lung but for the edge."""
+    shape = np.rint(70 / spacing_mm).astype(int)
+    hu = np.random.default_rng(1).integers(-1000, 0, shape).astype(np.int16)
+    lungs = np.zeros(shape, np.uint8)
+    lungs[2:-2, 3:-3, 3:-3] = 3
+    grid = Grid(tuple(map(int, shape)), spacing_mm, np.array([-30.0, 12.0, 7.0]), direction)
+    return Scan("1.2", grid, hu, lungs)
+
+
+def blobs(hu: np.ndarray, lungs: np.ndarray) -> np.ndarray:
+    """Probability of a few dozen regions, some of them a voxel from the next, up to the edges."""
+    noise = np.random.default_rng(2).normal(size=hu.shape)
+    smooth = ndimage.gaussian_filter(noise, 2.0)
+    return (1 / (1 + np.exp(-12 * smooth / smooth.std() + 9))).astype(np.float32)
+
+
+@pytest.mark.parametrize("spacing_mm", [SPACING_MM, np.array([0.8, 0.6, 0.7])])
+def test_labels_are_the_mask_of_all_candidates_told_apart(direction, spacing_mm):
+    scan = scan_in(direction, spacing_mm)
+    volume = make_volume(scan, 1.3, 4.0)
+    probability = blobs(volume.hu, volume.lungs)
+    candidates = find_candidates(probability, volume.grid, THRESHOLD, 3.0)
+    assert len(candidates) > 8
+    labels, boxes = label_candidates(candidates, probability, volume, THRESHOLD)
+
+    whole = probability.copy()
+    whole[(probability > THRESHOLD) & ~mask_of(candidates, volume.grid.shape)] = 0
+    assert (whole != probability).any()  # some were too small
+    low, box = onto_source(whole, volume.grid, scan.grid)
+    expected = np.zeros(scan.grid.shape, np.float32)
+    expected[tuple(slice(l, l + n) for l, n in zip(low, box.shape, strict=True))] = box
+    sure = np.abs(expected - THRESHOLD) > 1e-5
+    assert (labels > 0)[sure & (expected > THRESHOLD)].all()
+    added = labels[sure & (expected < THRESHOLD) & (labels > 0)]
+    assert (np.bincount(labels.ravel())[added] == 1).all()  # the thinnest keep one voxel
+
+    for number, (candidate, where) in enumerate(zip(candidates, boxes, strict=True), 1):
+        own = labels == number
+        assert own.any()
+        assert own.sum() == (labels[where] == number).sum()  # its box holds all of it
+        at = np.rint(volume.grid.to_voxel(scan.grid.to_world(np.argwhere(own)))).astype(int)
+        at = np.clip(at, 0, np.array(volume.grid.shape) - 1)
+        near = ndimage.binary_dilation(in_volume(candidate, volume), iterations=4)
+        assert near[tuple(at.T)].all()
+
+
+def in_volume(candidate, volume) -> np.ndarray:
+    return mask_of([candidate], volume.grid.shape)
+
+
+def test_one_thinner_than_the_scans_grid_keeps_its_middle_voxel():
+    scan = scan_in(np.eye(3), np.array([10.0, 1.0, 1.0]))
+    volume = make_volume(scan, 1.0, 0.0)
+    inside = volume.grid.to_voxel(scan.grid.to_world([3.5, 30, 30])).round().astype(int)
+
+    def dot(hu, lungs):
+        probability = np.zeros(hu.shape, np.float32)
+        probability[tuple(slice(i - 1, i + 2) for i in inside)] = 0.9
+        return probability
+
+    prediction = predict_scan(dot, scan, volume, THRESHOLD, 0.0)
+    assert (prediction.labels > 0).sum() == 1
+    assert prediction.detections[0].volume_mm3 == pytest.approx(10.0)
+
+
+def test_positions_sizes_and_probability_are_those_of_the_scans_voxels(direction):
+    scan = scan_in(direction, np.array([0.8, 0.6, 0.7]))
+    volume = make_volume(scan, 1.3, 4.0)
+    prediction = predict_scan(blobs, scan, volume, THRESHOLD, 3.0)
+    voxel_mm3 = np.prod(scan.spacing_mm)
+    counts = np.bincount(prediction.labels.ravel())[1:] * voxel_mm3
+    np.testing.assert_allclose([d.volume_mm3 for d in prediction.detections], counts)
+    for number, d in enumerate(prediction.detections, 1):
+        np.testing.assert_allclose(scan.grid.to_world(d.centre_voxel), d.centre_mm, atol=1e-9)
+        own = prediction.labels == number
+        middle = scan.grid.to_world(np.argwhere(own).mean(0))
+        assert np.linalg.norm(middle - d.centre_mm) < 2.0
+        assert prediction.probability[own].max() / 255 <= d.probability + 0.01
+    spheres = sum(np.pi / 6 * d.diameter_mm**3 for d in prediction.detections)
+    assert counts.sum() == pytest.approx(spheres, rel=0.05)  # nothing shrinks
+    inside = prediction.labels > 0
+    assert prediction.probability[inside].min() >= 127
+    assert prediction.probability.dtype == np.uint8
+
+
+def test_the_lung_is_the_one_around_or_the_one_near():
+    grid = Grid((10, 10, 60), np.array([5.0, 2.0, 2.0]), np.zeros(3))
+    lungs = np.zeros(grid.shape, np.uint8)
+    lungs[..., 10:20], lungs[..., 30:40] = 4, 3
+    scan = Scan("1.2", grid, np.zeros(grid.shape, np.int16), lungs)
+
+    def side(start: int, stop: int, scan: Scan = scan) -> str | None:
+        box = (slice(2, 4), slice(2, 4), slice(start, stop))
+        return lung_of(np.ones((2, 2, stop - start), bool), box, scan)
+
+    assert side(12, 15) == "right"
+    assert side(32, 35) == "left"
+    assert side(27, 34) == "left"  # half in the mediastinum
+    assert side(7, 9) == "right"  # at the pleura
+    assert side(50, 55) == "outside"
+    none = Scan("1.2", grid, scan.hu, np.zeros_like(lungs))
+    assert side(12, 15, none) is None

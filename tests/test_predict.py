@@ -1,0 +1,98 @@
+"""predict on many inputs: each gets its files, and one that fails costs no other."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy import ndimage
+
+from lung_unet import predict, workdir
+from lung_unet.data.images import write_image
+from lung_unet.errors import InputError
+
+SUFFIXES = (
+    "_mask.nii.gz", "_probability.nii.gz", "_findings.csv", "_findings.json", "_finding_001.png",
+)  # fmt: skip
+
+
+@pytest.fixture
+def run(config, dataset, tmp_path, monkeypatch):
+    """A run whose model finds what is dense deep in the lungs, and how often it was restored."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    workdir.claim(folder, config, dataset)
+    restored = []
+
+    def predictor(hu, lungs):
+        inside = ndimage.binary_erosion(lungs, iterations=3)
+        return np.where((hu > -200) & inside, 0.8, 0.0).astype(np.float32)
+
+    def restore(*arguments):
+        restored.append(arguments)
+        return predictor, 600
+
+    monkeypatch.setattr("lung_unet.restore.restore_predictor", restore)
+    return folder, restored
+
+
+def test_a_folder_of_everything(run, make_scan, write_series, personal, tmp_path, capsys):
+    folder, restored = run
+    inputs, out = tmp_path / "in", tmp_path / "out"
+    centres = {}
+    for number, name in enumerate(("a.mha", "b.nii.gz")):
+        hu, _, grid, centre = make_scan(number)
+        inputs.mkdir(exist_ok=True)
+        write_image(inputs / name, hu, grid)
+        centres[name.partition(".")[0]] = centre
+    for number in (2, 3):
+        hu, _, grid, centre = make_scan(number)
+        write_series(inputs / str(number) / "ct", f"1.2.3.{number}", hu, grid, personal)
+        centres[f"ct_1.2.3.{number}"] = centre
+    (inputs / "broken.nii.gz").write_bytes(b"not an image")
+    hu, _, grid, _ = make_scan(4)
+    write_image(inputs / "scaled.nii.gz", np.clip(hu, 0, 255), grid)
+
+    with pytest.raises(InputError, match="2 of 6 scans failed"):
+        predict.predict(folder, inputs, out)
+
+    assert len(restored) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 2 and all(line.startswith("error: ") for line in said)
+    assert "broken.nii.gz" in said[0] and "scaled.nii.gz" in said[1]
+    expected = {name + suffix for name in centres for suffix in SUFFIXES}
+    expected |= {f"{name}_segmentation.dcm" for name in centres if name.startswith("ct")}
+    written = {p.name for p in out.iterdir()}
+    assert expected <= written
+    assert not {n for n in written - expected if not n.endswith(".png")}
+    for name, centre in centres.items():
+        found = json.loads((out / f"{name}_findings.json").read_text())
+        near = [np.linalg.norm(f["centre_mm"] - centre[::-1]) < 5 for f in found["findings"]]
+        (finding,) = (f for f, n in zip(found["findings"], near, strict=True) if n)
+        assert finding["lung"] == "left"
+        mask = sitk.ReadImage(str(out / f"{name}_mask.nii.gz"))
+        assert mask[mask.TransformPhysicalPointToIndex(centre[::-1].tolist())] == 1
+        with open(out / f"{name}_findings.csv") as file:
+            assert next(csv.DictReader(file))["seriesuid"] == name.removeprefix("ct_")
+    secrets = [v.encode() for v in (*personal.values(), "MRN-774")]
+    for path in (p for p in out.iterdir() if p.suffix != ".dcm"):
+        assert not any(secret in path.read_bytes() for secret in secrets)
+
+
+def test_one_scan_that_fails_is_the_error_itself(run, tmp_path, capsys):
+    folder, _ = run
+    (tmp_path / "broken.nii.gz").write_bytes(b"not an image")
+    with pytest.raises(InputError, match=r"broken\.nii\.gz"):
+        predict.predict(folder, tmp_path / "broken.nii.gz", tmp_path / "out")
+    assert capsys.readouterr().err == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_one_error(run, make_scan, tmp_path):
+    folder, _ = run
+    hu, _, grid, _ = make_scan(0)
+    write_image(tmp_path / "a.mha", hu, grid)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        predict.predict(folder, tmp_path / "a.mha", tmp_path / "file" / "out")
