@@ -26,7 +26,7 @@ from lung_unet.data.images import (
 )
 from lung_unet.data.lungs import segment_lungs
 from lung_unet.data.scan import Scan
-from lung_unet.data.volume import make_volume, onto_source
+from lung_unet.data.volume import make_volume
 from lung_unet.errors import InputError
 from lung_unet.files import atomic_path
 
@@ -56,13 +56,15 @@ def name_of(path: pathlib.Path) -> str:
 def predict(workdir: pathlib.Path, source: pathlib.Path, output: pathlib.Path) -> None:
     """Writes the mask and the findings of one scan to the output folder."""
     from lung_unet import workdir as runs
-    from lung_unet.evaluation.candidates import find_candidates, mask_of
+    from lung_unet.evaluation.candidates import find_candidates, mask_on_source
+    from lung_unet.evaluation.operating_point import operating_point
     from lung_unet.restore import restore_predictor
 
     run = runs.load(workdir)
     config = run.config
     scan = read_scan(source)
     predictor, step = restore_predictor(workdir, config)
+    point = operating_point(workdir, config, step)
     volume = make_volume(scan, run.settings.spacing_mm, run.settings.margin_mm)
     litres = volume.lungs.sum() * run.settings.spacing_mm**3 * 1e-6
     lungs = f"{litres:.1f} l of lung" if scan.lungs.any() else (
@@ -70,15 +72,9 @@ def predict(workdir: pathlib.Path, source: pathlib.Path, output: pathlib.Path) -
     )  # fmt: skip
     shape = "×".join(map(str, scan.hu.shape))
     print(f"{source}: {shape} voxels (z, y, x), {lungs}; checkpoint of step {step}")
-    threshold = config.evaluation.threshold
     probability = predictor(volume.hu, volume.lungs)
-    candidates = find_candidates(
-        probability, volume.grid, threshold, config.evaluation.min_diameter_mm
-    )
-    probability *= mask_of(candidates, volume.grid.shape)
-    low, box = onto_source(probability, volume.grid, scan.grid)
-    mask = np.zeros(scan.grid.shape, np.uint8)
-    mask[tuple(slice(l, l + n) for l, n in zip(low, box.shape, strict=True))] = box > threshold
+    candidates = find_candidates(probability, volume.grid, point.threshold, point.min_diameter_mm)
+    mask = mask_on_source(probability, candidates, volume, point.threshold).astype(np.uint8)
 
     name = name_of(source)
     mask_path, findings_path = output / f"{name}_mask.nii.gz", output / f"{name}_findings.csv"
