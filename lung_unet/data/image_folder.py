@@ -26,7 +26,7 @@ from lung_unet.data.luna16 import Match
 from lung_unet.data.lungs import LEFT, segment_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import patient_key
-from lung_unet.data.scan import IGNORE, READERS, Finding, Grid, Scan
+from lung_unet.data.scan import ALL_READERS, IGNORE, READERS, Finding, Grid, Scan
 from lung_unet.data.tables import read_rows
 from lung_unet.errors import InputError
 
@@ -125,7 +125,8 @@ def _finding(inside: np.ndarray, box: tuple[slice, ...], grid: Grid, included: b
         readers=READERS if included else 0,
         included=included,
         low=low,
-        votes=inside * np.uint8(READERS if included else 1),
+        reader_bits=inside * np.uint8(ALL_READERS if included else 1),
+        outlined=False,
     )
 
 

@@ -136,7 +136,7 @@ def _rows(uid: str, marks: Sequence[Mark]) -> Iterator[dict[str, object]]:
             "centre_x_px": round(x, 2),
             "centre_y_px": round(y, 2),
             "centre_z_mm": round(finding.centre_mm[0], 3),
-            "diameter_px": _diameter_px(finding) if finding.votes.size else None,
+            "diameter_px": _diameter_px(finding) if finding.reader_bits.size else None,
             "slices": len({region.z_mm for mark in members for region in mark.regions}),
             **{tag: None if value is None else round(value, 2) for tag, value in ratings.items()},
         }

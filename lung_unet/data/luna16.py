@@ -21,7 +21,7 @@ from lung_unet.data.images import grid_of, hounsfield, read_image
 from lung_unet.data.lungs import segment_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import read_patients, together
-from lung_unet.data.scan import READERS, Finding, Grid, Scan
+from lung_unet.data.scan import ALL_READERS, READERS, Finding, Grid, Scan
 from lung_unet.errors import InputError
 
 MIN_READERS = 3  # LUNA16 counts a nodule that three of the four readers outlined
@@ -201,10 +201,17 @@ def sphere(centre_mm: np.ndarray, diameter_mm: float, grid: Grid, included: bool
     offsets = (np.arange(l, h) for l, h in zip(low, high, strict=True))
     axes = [(o - c) * s for o, c, s in zip(offsets, centre, grid.spacing_mm, strict=True)]
     z, y, x = np.meshgrid(*axes, indexing="ij")
-    readers = READERS if included else 0
     distance = z**2 + y**2 + x**2
-    votes = ((distance <= max(radius**2, distance.min())) * max(readers, 1)).astype(np.uint8)
-    return Finding(centre_mm, diameter_mm, readers, included, low, votes)
+    inside = distance <= max(radius**2, distance.min())
+    return Finding(
+        centre_mm,
+        diameter_mm,
+        readers=READERS if included else 0,
+        included=included,
+        low=low,
+        reader_bits=inside * np.uint8(ALL_READERS if included else 1),
+        outlined=False,
+    )
 
 
 def _nearest(findings: list[Finding], mark: tables.Mark, min_readers: int) -> int | None:
@@ -213,7 +220,7 @@ def _nearest(findings: list[Finding], mark: tables.Mark, min_readers: int) -> in
         i: float(np.linalg.norm(f.centre_mm - mark.centre_mm))
         for i, f in enumerate(findings)
         if f.readers >= min_readers
-        and f.votes.any()
+        and f.reader_bits.any()
         and np.linalg.norm(f.centre_mm - mark.centre_mm) <= max(f.diameter_mm, mark.diameter_mm) / 2
     }
     return min(distances, key=distances.__getitem__) if distances else None
@@ -223,7 +230,8 @@ def _outlined(findings: list[Finding], at: np.ndarray) -> bool:
     """Whether an outline covers the voxel, so that an excluded mark there adds nothing."""
     for finding in findings:
         inside = np.rint(at).astype(int) - finding.low
-        if ((inside >= 0) & (inside < finding.votes.shape)).all() and finding.votes[tuple(inside)]:
+        bits = finding.reader_bits
+        if ((inside >= 0) & (inside < bits.shape)).all() and bits[tuple(inside)]:
             return True
     return False
 

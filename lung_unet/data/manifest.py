@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from lung_unet import __version__
 from lung_unet.data.image_folder import ImageFolder
-from lung_unet.data.shards import KINDS, NO_LUNGS, Settings
+from lung_unet.data.shards import FORMAT, KINDS, NO_LUNGS, Settings
 from lung_unet.data.source import Source
 from lung_unet.errors import InputError
 from lung_unet.files import write_text
@@ -100,7 +100,7 @@ class Dataset:
     what a run that was trained on the data depends on.
 
     Raises:
-      InputError: no or broken manifest, a shard missing or cut short.
+      InputError: no or broken manifest, one of another version, a shard missing or cut short.
     """
 
     def __init__(self, folder: str | pathlib.Path, fold: int | None = 0):
@@ -109,6 +109,7 @@ class Dataset:
         try:
             self.manifest = json.loads(path.read_text())
             settings = Settings.from_json(self.manifest["settings"])
+            stored = self.manifest["settings"]["format"]
             self.spacing_mm, self.block = settings.spacing_mm, settings.block
             self.subsets = [e["subset"] for e in self.manifest["scans"]]
             self.identity = _identity(self.manifest)
@@ -123,6 +124,11 @@ class Dataset:
             raise InputError(
                 f"{path}: is broken ({error}); remove it and run prepare again"
             ) from error
+        if stored != FORMAT:
+            raise InputError(
+                f"{self.folder}: was prepared by another version (format {stored}, not {FORMAT}); "
+                "prepare its scans again, into another folder"
+            )
         if fixed and fold:
             raise InputError(
                 f"config.data.fold = {fold}: {self.folder} has the split of its splits.csv alone; "

@@ -80,10 +80,11 @@ def findings(marks: Sequence[Mark], grid: Grid, min_readers: int = 3) -> list[Fi
     Outlines are one finding where they share a voxel, and so on in a chain; a reader who outlined
     it in two pieces counts once. (LIDC's files do not say which marks of different readers are of
     one nodule. LUNA16 joins those closer than the sum of their radii (Setio et al., Med. Image
-    Anal. 42:1-13, 2017), pylidc those whose outlines are closer than a threshold.) `votes` counts
-    the readers at each voxel, `centre_mm` and `diameter_mm` (of the sphere of equal volume) are
-    those of the voxels that at least half of the finding's readers outlined, and `ratings` are
-    means over these readers.
+    Anal. 42:1-13, 2017), pylidc those whose outlines are closer than a threshold.) A reader's bit
+    is the number of the reading session. A few series hold more sessions than a scan had readers:
+    of a finding's sessions the first four count, in order where a number is too large for a bit.
+    `centre_mm` and `diameter_mm` (of the sphere of equal volume) are those of the voxels that at
+    least half of the finding's readers outlined, and `ratings` are means over these readers.
 
     A point within 3 mm of an outlined voxel says nothing new and is left out. Other points are one
     finding where they lie within 3 mm, in a chain: no votes, diameter -1, never included.
@@ -190,9 +191,10 @@ def _outlined(group: list[_Placed], grid: Grid, min_readers: int) -> Finding:
     by_reader: dict[int, list[_Placed]] = {}
     for placed in group:
         by_reader.setdefault(placed.mark.reader, []).append(placed)
+    sessions = sorted(by_reader)[:READERS]
     covered = [
-        _unravel(np.unique(np.concatenate([p.voxels for p in pieces])), grid)
-        for pieces in by_reader.values()
+        _unravel(np.unique(np.concatenate([p.voxels for p in by_reader[session]])), grid)
+        for session in sessions
     ]
     low = np.min([c.min(axis=0) for c in covered], axis=0)
     shape = np.max([c.max(axis=0) for c in covered], axis=0) - low + 1
@@ -201,12 +203,12 @@ def _outlined(group: list[_Placed], grid: Grid, min_readers: int) -> Finding:
             f"{group[0].mark.file}: a nodule of {' x '.join(map(str, shape))} voxels: "
             "check its imageZposition, xCoord and yCoord"
         )
-    votes = np.zeros(shape, np.uint8)
-    for voxels in covered:
-        votes[tuple((voxels - low).T)] += 1
-    readers = min(len(covered), READERS)
-    votes = np.minimum(votes, READERS)  # a few files hold more sessions than a scan had readers
-    agreed = np.argwhere(consensus(votes, readers)) + low
+    bits = sessions if sessions[-1] < READERS else range(len(sessions))
+    reader_bits = np.zeros(shape, np.uint8)
+    for bit, voxels in zip(bits, covered, strict=True):
+        reader_bits[tuple((voxels - low).T)] |= 1 << bit
+    readers = len(sessions)
+    agreed = np.argwhere(consensus(np.bitwise_count(reader_bits), readers)) + low
     volume_mm3 = len(agreed) * np.prod(grid.spacing_mm)
     return Finding(
         centre_mm=grid.to_world(agreed.mean(axis=0)),
@@ -214,8 +216,8 @@ def _outlined(group: list[_Placed], grid: Grid, min_readers: int) -> Finding:
         readers=readers,
         included=readers >= min_readers,
         low=low,
-        votes=votes,
-        ratings=_mean([_mean([p.mark.ratings for p in pieces]) for pieces in by_reader.values()]),
+        reader_bits=reader_bits,
+        ratings=_mean([_mean([p.mark.ratings for p in by_reader[s]]) for s in sessions]),
     )
 
 
@@ -227,7 +229,7 @@ def _pointed(group: list[_Placed], grid: Grid) -> Finding:
         readers=min(len({p.mark.reader for p in group}), READERS),
         included=False,
         low=np.rint(grid.to_voxel(centre_mm)).astype(int),
-        votes=np.zeros((0, 0, 0), np.uint8),
+        reader_bits=np.zeros((0, 0, 0), np.uint8),
     )
 
 

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 IGNORE = 255  # in a label volume: weight 0 in every loss and metric
 READERS = 4  # LIDC-IDRI has four readers a scan; a nodule without outlines counts as marked by all
+ALL_READERS = (1 << READERS) - 1  # their bits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,10 +81,11 @@ class Grid:
 class Finding:
     """One thing that readers marked, or that LUNA16 lists.
 
-    `votes` (z, y, x) uint8 is the number of readers whose outline covers each voxel of the box of
-    the scan that starts at voxel `low`; it is empty for a finding given by one point only.
-    `included` says whether it counts (LUNA16: at least three readers); otherwise it is ignored.
-    A mark of annotations_excluded.csv has no readers; its `votes` only say what to ignore.
+    `reader_bits` (z, y, x) uint8 has bit r set where the outline of reader r covers the voxel, of
+    the box of the scan that starts at voxel `low`; it is empty for a finding given by one point
+    only. `included` says whether it counts (LUNA16: at least three readers); otherwise it is
+    ignored. A mark of annotations_excluded.csv has no readers; its bit only says what to ignore.
+    `outlined` is false where one shape stands for all readers: a sphere, a label of one's own.
     """
 
     centre_mm: np.ndarray  # (3,) world, z, y, x
@@ -91,14 +93,25 @@ class Finding:
     readers: int
     included: bool
     low: np.ndarray  # (3,) int
-    votes: np.ndarray
+    reader_bits: np.ndarray
     ratings: dict[str, float] = dataclasses.field(default_factory=dict)  # means over the readers
+    outlined: bool = True
+
+    @property
+    def votes(self) -> np.ndarray:
+        """uint8 (z, y, x): the number of readers whose outline covers each voxel of the box."""
+        return np.bitwise_count(self.reader_bits)
 
     @property
     def box(self) -> tuple[slice, ...]:
         return tuple(
-            slice(int(l), int(l) + n) for l, n in zip(self.low, self.votes.shape, strict=True)
+            slice(int(l), int(l) + n) for l, n in zip(self.low, self.reader_bits.shape, strict=True)
         )
+
+    def outlines(self) -> list[np.ndarray]:
+        """What each reader outlined who did, bool (z, y, x) of the box; none if not `outlined`."""
+        masks = [(self.reader_bits >> reader & 1).astype(bool) for reader in range(READERS)]
+        return [mask for mask in masks if mask.any()] if self.outlined else []
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,5 +152,5 @@ def ignore_mask(shape: tuple[int, ...], findings: tuple[Finding, ...]) -> np.nda
     ignore, counted = np.zeros(shape, bool), np.zeros(shape, bool)
     for finding in findings:
         target = counted if finding.included else ignore
-        target[finding.box] |= finding.votes > 0
+        target[finding.box] |= finding.reader_bits > 0
     return ignore & ~counted

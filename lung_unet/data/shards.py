@@ -28,6 +28,7 @@ from lung_unet.files import atomic_path, write_text
 
 KINDS = ("nodule", "background", "scan")
 MIN_LUNG = 0.05  # of a background block
+FORMAT = 3  # of what is stored; a folder of another cannot be read
 NO_LUNGS = "none found, the whole scan is used"
 
 
@@ -44,7 +45,7 @@ class Settings:
     pseudonym_key: str = ""  # fingerprint of the key; empty: series have their own UIDs
 
     def to_json(self) -> dict:
-        return {"format": 2, **dataclasses.asdict(self), "block": list(self.block)}
+        return {"format": FORMAT, **dataclasses.asdict(self), "block": list(self.block)}
 
     @classmethod
     def from_json(cls, value: dict) -> "Settings":
@@ -115,7 +116,7 @@ def prepare_scan(
             {
                 "diameter_mm": round(float(f.diameter_mm), 2),
                 "readers": f.readers,
-                "voxels": int(np.count_nonzero(f.votes)),
+                "voxels": int(np.count_nonzero(f.reader_bits)),
             }
             for f in counted
         ],

@@ -75,9 +75,9 @@ def make_labels(findings: tuple[Finding, ...], volume: Volume) -> np.ndarray:
     """uint8 (z, y, x) on the volume's grid: reader votes of counted findings, 255 where ignored."""
     labels = np.zeros(volume.grid.shape, np.uint8)
     for finding in sorted(findings, key=lambda f: f.included):  # what counts is drawn last
-        if not finding.votes.any():
+        if not finding.reader_bits.any():
             continue
-        high = finding.low + finding.votes.shape
+        high = finding.low + finding.reader_bits.shape
         near, axes, flips = volume.source.crop(finding.low, high).to_lps()
         votes = np.pad(finding.votes.transpose(axes)[flips], 1)
         near = near.crop(np.full(3, -1), np.array(near.shape) + 1)

@@ -55,7 +55,7 @@ def nodule_dice(
 
     Only the regions that meet a nodule bear on it, so that all else is cut away first.
     """
-    counted = [f for f in record.findings if f.included and f.votes.any()]
+    counted = [f for f in record.findings if f.included and f.reader_bits.any()]
     truth = np.zeros(probability.shape, bool)
     for finding in counted:
         truth[finding.box] |= truth_of(finding, consensus)
@@ -68,7 +68,10 @@ def nodule_dice(
     near = tuple(map(slice, first, last))
     kept, probability, ignored = kept[near], probability[near], record.ignored()[near]
     moved = tuple(dataclasses.replace(f, low=f.low - first) for f in counted)
-    scores = (score((probability > t) & kept, moved, ignored, consensus) for t in thresholds)
+    spacing_mm = record.volume.source.spacing_mm
+    scores = (
+        score((probability > t) & kept, moved, ignored, consensus, spacing_mm) for t in thresholds
+    )
     return [[nodule.dice for nodule in scan.nodules] for scan in scores]
 
 

@@ -36,6 +36,7 @@ a { color: var(--accent); text-decoration: none; } nav a { margin-right: 16px; }
 .tiles b { display: block; font-size: 30px; line-height: 1.2; }
 .pair { display: flex; flex-wrap: wrap; gap: 12px; align-items: start; }
 .pair > * { flex: 1 1 420px; max-width: 100%; } .pair > .long { flex-basis: 570px; }
+.pair > div > .card + .card { margin-top: 12px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 12px; text-align: left; white-space: nowrap; }
 td { border-top: 1px solid var(--line); } tr:first-child td { border-top: 0; }

@@ -31,6 +31,7 @@ from lung_unet.evaluation.page import (
     tiles,
 )
 from lung_unet.evaluation.pictures import Picture
+from lung_unet.evaluation.strata import texture_of
 from lung_unet.files import atomic_path, write_text
 
 METRICS = {
@@ -41,14 +42,18 @@ METRICS = {
     "recall": "Of the voxels that are nodule, the share the model marks.",
     "f1": "Harmonic mean of precision and recall.",
     "iou": "Overlap, judged harder: what is shared over what either covers.",
-    "hd95_mm": "95 % of each surface lies within this distance of the other; 0 is perfect.",
-    "nsd_1mm": "Share of both surfaces that lies within 1 mm of the other.",
-    "nsd_2mm": "Share of both surfaces that lies within 2 mm of the other.",
+    "hd95_mm": "Of the nodules found: 95 % of each surface lies this near to the other.",
+    "nsd_1mm": "Share of both surfaces of a nodule that lies within 1 mm of the other.",
+    "nsd_2mm": "Share of both surfaces of a nodule that lies within 2 mm of the other.",
     "cpm": "LUNA16's score: the mean of the sensitivities at 1/8 to 8 false positives a scan.",
     "sensitivity": "Share of the nodules found, by the false positives a scan accepted for it.",
     "false_positives_per_scan": "Predicted nodules, a scan, that the readers did not mark.",
-    "reader_dice": "Dice of the model with single readers, for comparison with the next.",
-    "readers_dice": "Dice of the readers among themselves: no model can be told to do better.",
+    "reader_dice": "Mean Dice of a nodule's prediction with each of its readers.",
+    "readers_dice": "Mean Dice of each two readers: what a model as good as a reader would have.",
+    "volume_mm3": "Mean volume of a nodule.",
+    "predicted_mm3": "Mean volume of what the model marks for it.",
+    "volume_error_mm3": "Mean of how much too large the predicted volume is.",
+    "volume_error_percent": "The same in % of the nodule's volume; −100 % where it is missed.",
     "scans": "Scans scored.",
     "nodules": "Nodules the readers marked in them.",
 }
@@ -85,10 +90,11 @@ def write_report(
     shown = _worst(pictures)
     linked = {picture.series_uid for picture in shown}
     dots = [n for n in nodules if is_finite(n.get("dice")) and is_finite(n.get("diameter_mm"))]
+    named = [n | {"texture": texture_of(n)} for n in nodules]
     keys = [key for _, lines in CURVES for key in lines.values()]
     points = [row for row in curves if any(is_finite(row.get(key)) for key in keys)]
     pair = chart("dice_by_diameter.png", plot_dice, dots, (5.6, 5.2), figures)
-    pair += table(_columns(_by_dice(nodules), NODULES), (), linked)
+    pair += table(_columns(_by_dice(named), NODULES), (), linked)
     sections = {
         "Scores": _metrics(metrics),
         "Detection": _detection(metrics, froc, figures),

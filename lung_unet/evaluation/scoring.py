@@ -11,7 +11,7 @@ from lung_unet.data.records import ScanRecord
 from lung_unet.data.scan import IGNORE
 from lung_unet.data.volume import make_labels
 from lung_unet.evaluation.calibration import calibration_bins
-from lung_unet.evaluation.candidates import Candidate, marks_of, find_candidates, mask_on_source
+from lung_unet.evaluation.candidates import Candidate, find_candidates, marks_of, mask_on_source
 from lung_unet.evaluation.froc import finding_rows
 from lung_unet.evaluation.operating_point import OperatingPoint
 from lung_unet.evaluation.pictures import draw_pictures
@@ -24,9 +24,9 @@ def score_scan(
 ) -> dict[str, Any]:
     """The scores of one scan, all but calibration and pictures on its own grid.
 
-    series_uid; voxels: what voxel.Counts holds; false_positives: predicted regions;
-    nodules: of each, {"facts", "metrics"}; marks, included and excluded: rows as FROC takes them;
-    calibration: its bins; pictures: of pictures.Picture.
+    series_uid; voxels: what voxel.Counts holds; metrics: of the whole scan; false_positives:
+    predicted regions; nodules: of each, {"facts", "metrics"}; marks, included and excluded: rows as
+    FROC takes them; calibration: its bins; pictures: of pictures.Picture.
     """
     volume, readers = record.volume, agreement(config.data)
     probability = predictor(volume.hu, volume.lungs)
@@ -36,12 +36,12 @@ def score_scan(
     )
     marks = marks_of(candidates, faint, point.threshold)
     prediction = mask_on_source(probability, candidates, volume, point.threshold)
-    result = score(prediction, record.findings, record.ignored(), readers)
+    result = score(prediction, record.findings, record.ignored(), readers, volume.source.spacing_mm)
     labels = make_labels(record.findings, volume)
     ignore = labels == IGNORE
     truth = (labels >= readers) & ~ignore
     nodules = [
-        {"facts": nodule_facts(record.series_uid, nodule, marks), "metrics": {"dice": nodule.dice}}
+        {"facts": nodule_facts(record.series_uid, nodule, marks), "metrics": nodule.metrics()}
         for nodule in result.nodules
     ]
     facts = [nodule["facts"] | nodule["metrics"] for nodule in nodules]
@@ -50,6 +50,7 @@ def score_scan(
     return {
         "series_uid": record.series_uid,
         "voxels": dataclasses.asdict(result.counts),
+        "metrics": result.metrics(),
         "false_positives": len(result.false_positives),
         "nodules": nodules,
         "marks": [[*map(float, m.centre_mm), m.probability] for m in marks],

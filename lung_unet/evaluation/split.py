@@ -19,8 +19,8 @@ from lung_unet.evaluation.report import write_report
 from lung_unet.evaluation.resume import each_scan, folder_of, made_with
 from lung_unet.evaluation.scoring import score_scan
 from lung_unet.evaluation.sliding_window import Predictor
+from lung_unet.evaluation.strata import stratify
 from lung_unet.evaluation.summary import froc_of, summarise
-from lung_unet.evaluation.voxel import Counts
 from lung_unet.files import atomic_path, write_text
 from lung_unet.train.writer import JSONL, read_rows
 from lung_unet.workdir import identity
@@ -53,6 +53,7 @@ def evaluate_split(
     nodules = [n["facts"] | n["metrics"] for scan in scored for n in scan["nodules"]]
     metrics = {
         **summarise(scored, froc, point.threshold),
+        "strata": stratify(nodules),
         "thresholds": vars(point),
         "split": split,
         "step": step,
@@ -80,7 +81,7 @@ def scan_row(scan: dict) -> dict[str, Any]:
     """A row of scans.csv."""
     return {
         "series_uid": scan["series_uid"],
-        **Counts(**scan["voxels"]).metrics(),
+        **scan["metrics"],
         "nodules": len(scan["nodules"]),
         "found": sum(n["facts"]["found"] for n in scan["nodules"]),
         "false_positives": scan["false_positives"],

@@ -105,6 +105,7 @@ def test_parts_of_a_mask_are_nodules_and_corners_join_them():
     np.testing.assert_allclose(joined.centre_mm, GRID.to_world([1.5, 1.5, 1.5]))
     np.testing.assert_array_equal(alone.low, [6, 6, 0])
     assert (alone.votes == 4).all()
+    assert alone.outlines() == []  # of readers
     volume_mm3 = np.pi / 6 * alone.diameter_mm**3
     assert volume_mm3 == pytest.approx(18 * 3.0)  # voxels of 2 × 1 × 1.5 mm
 

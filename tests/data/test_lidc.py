@@ -428,9 +428,25 @@ def test_an_outline_without_inside_is_a_point(find):
     assert np.allclose(found.centre_mm, GRID.to_world(np.array([2, 20, 31])))
 
 
-def test_more_sessions_than_readers_count_as_all_readers(find):
+def test_a_bit_is_what_one_session_outlined_also_where_others_drew_nothing(find):
+    (found,) = find(block(side=6), "", block(side=3) + block(x=34, side=2), block(side=2))
+    expected = np.zeros((1, 6, 6), np.uint8)
+    expected[0] |= 0b0001
+    expected[0, :3, :3] |= 0b0100
+    expected[0, :2, 4:] |= 0b0100
+    expected[0, :2, :2] |= 0b1000
+    assert found.reader_bits.dtype == np.uint8 and np.array_equal(found.reader_bits, expected)
+    outlines = found.outlines()
+    assert [mask.sum() for mask in outlines] == [36, 13, 4]  # of those who outlined it
+
+
+def test_of_more_sessions_than_readers_the_first_four_that_outlined_it_count(find):
     (found,) = find(*(block(side=side) for side in (4, 5, 6, 7, 8, 9)))
     assert found.readers == found.votes.max() == 4
+    assert [mask.sum() for mask in found.outlines()] == [16, 25, 36, 49]
+    (late,) = find("", *(block(side=side, malignancy=side - 4) for side in (5, 6)), "", "", block())
+    assert late.readers == late.votes.max() == 3
+    assert [mask.sum() for mask in late.outlines()][:2] == [25, 36]
 
 
 def test_votes_equal_the_readers_masks(find):

@@ -80,6 +80,7 @@ def test_a_sphere_has_its_volume(diameter_mm):
     middle = grid.to_world(np.argwhere(finding.votes).mean(0) + finding.low)
     np.testing.assert_allclose(middle, centre, atol=0.3)
     assert (sphere(centre, diameter_mm, grid, included=False).votes.max()) == 1
+    assert finding.outlines() == []  # of readers
 
 
 @pytest.mark.parametrize("at", [(4.5, 4.5, 4.5), (-0.9, 3, 3), (9.4, 9.9, 0.2), (3.2, 9.9, -0.5)])

@@ -51,6 +51,14 @@ def test_splits_are_disjoint_and_folds_test_each_subset_once(subsets):
     assert sorted(tested) == sorted(validated) == present
 
 
+def test_what_another_version_prepared_is_refused(done):
+    path = done / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["settings"]["format"] -= 1
+    path.write_text(json.dumps(manifest))
+    refused(done, "prepared by another version .*prepare its scans again")
+
+
 @pytest.mark.parametrize("fold", [-1, 4, 99])
 def test_no_such_fold(prepared, fold):
     refused(prepared, "config.data.fold = .*choose 0 to 3", fold)

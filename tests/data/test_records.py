@@ -153,8 +153,8 @@ def test_a_scan_round_trips(seed):
     findings = tuple(
         Finding(
             rng.uniform(-99, 99, 3), float(rng.uniform(3, 30)), k + 1, bool(k % 2),
-            rng.integers(0, 9, 3), rng.integers(0, 5, rng.integers(0, 4, 3)).astype(np.uint8),
-            {"malignancy": 3.25} if k else {},
+            rng.integers(0, 9, 3), rng.integers(0, 16, rng.integers(0, 4, 3)).astype(np.uint8),
+            {"malignancy": 3.25} if k else {}, bool(k % 2),
         )
         for k in range(rng.integers(0, 4))
     )  # fmt: skip
@@ -170,8 +170,8 @@ def test_a_scan_round_trips(seed):
     for found, expected in zip(again.findings, findings, strict=True):
         np.testing.assert_array_equal(found.centre_mm, expected.centre_mm)
         np.testing.assert_array_equal(found.low, expected.low)
-        np.testing.assert_array_equal(found.votes, expected.votes)
-        for name in ("diameter_mm", "readers", "included", "ratings"):
+        np.testing.assert_array_equal(found.reader_bits, expected.reader_bits)
+        for name in ("diameter_mm", "readers", "included", "ratings", "outlined"):
             assert getattr(found, name) == getattr(expected, name)
     np.testing.assert_array_equal(again.ignored(), record.ignored())
     assert again.ignored().shape == source.shape

@@ -103,7 +103,8 @@ def test_json_round_trip_is_exact(seed):
 
 def finding(included: bool, low, votes) -> Finding:
     votes = np.array(votes, np.uint8)
-    return Finding(np.zeros(3), 5.0, int(votes.max(initial=0)), included, np.array(low), votes)
+    bits = (1 << votes) - 1  # of the first readers
+    return Finding(np.zeros(3), 5.0, int(votes.max(initial=0)), included, np.array(low), bits)
 
 
 def scan_of(*findings: Finding) -> Scan:
