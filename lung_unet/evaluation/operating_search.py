@@ -56,6 +56,8 @@ def nodule_dice(
     Only the regions that meet a nodule bear on it, so that all else is cut away first.
     """
     counted = [f for f in record.findings if f.included and f.reader_bits.any()]
+    if not counted:
+        return [[] for _ in thresholds]
     truth = np.zeros(probability.shape, bool)
     for finding in counted:
         truth[finding.box] |= truth_of(finding, consensus)

@@ -38,7 +38,7 @@ def made_with(workdir: pathlib.Path, config: ConfigDict, data: str, step: int) -
 def _saved(checkpoint: pathlib.Path) -> int | None:
     """When Orbax saved a checkpoint: another training run reaches the same step at another time."""
     path = checkpoint / "_CHECKPOINT_METADATA"
-    return json.loads(path.read_text())["commit_timestamp_nsecs"] if path.is_file() else None
+    return json.loads(path.read_text()).get("commit_timestamp_nsecs") if path.is_file() else None
 
 
 def folder_of(workdir: pathlib.Path, split: str) -> pathlib.Path:

@@ -29,4 +29,4 @@ class Oracle:
 
 @pytest.fixture
 def oracle(dataset):
-    return lambda **kwargs: Oracle(dataset, **kwargs)
+    return lambda of=dataset, **kwargs: Oracle(of, **kwargs)

@@ -3,10 +3,14 @@
 import csv
 import json
 import math
+import shutil
 
 import pytest
 
+from lung_unet.data.manifest import Dataset
+from lung_unet.data.preparation import prepare
 from lung_unet.evaluation.froc import FPS_PER_SCAN
+from lung_unet.evaluation.operating_search import DEFAULT
 from lung_unet.evaluation.split import evaluate_split
 from lung_unet.froc import score as froc
 
@@ -111,3 +115,20 @@ def test_other_weights_or_settings_are_scored_anew(score, oracle, config, tmp_pa
     assert predictor.calls == 2  # the thresholds are chosen again, too
     (nodule,) = csv.DictReader((tmp_path / "nodules.csv").read_text().splitlines())
     assert math.isclose(float(nodule["probability"]), 0.8, rel_tol=1e-6)
+
+
+def test_a_split_without_nodules_is_scored_and_says_what_is_not_defined(
+    config, luna16, settings, oracle, tmp_path
+):
+    healthy = shutil.copytree(luna16, tmp_path / "healthy")
+    (healthy / "annotations.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\n")
+    prepare(healthy, tmp_path / "prepared", settings, workers=1)
+    dataset = Dataset(tmp_path / "prepared")
+    metrics = evaluate_split(oracle(dataset), config, dataset, "test", tmp_path / "run", step=7)
+    assert metrics["thresholds"] == DEFAULT and metrics["nodules"] == 0
+    for name in ("dice", "nodule_dice", "hd95_mm", "recall", "cpm"):
+        assert metrics[name] is None
+    assert metrics["false_positives_per_scan"] == 0
+    assert set(metrics["sensitivity"].values()) == {None}
+    assert (tmp_path / "run" / "nodules.csv").read_text().split() == []
+    assert (tmp_path / "run" / "figures" / "froc.png").exists()
