@@ -16,6 +16,9 @@ from lung_unet.evaluation.charts import DARK, LIGHT, Plot, Rows, draw_chart
 UNDEFINED = "–"
 NAMES = {"series_uid": "Series", "nodule_dice": "Nodule Dice", "f1": "F1", "iou": "IoU"}
 NAMES |= {"cpm": "CPM", "hd95_mm": "HD95 (mm)", "nsd_1mm": "NSD at 1 mm", "nsd_2mm": "NSD at 2 mm"}
+NAMES |= {"nodule_f1": "Nodule F1", "nodule_iou": "Nodule IoU", "volume_mm3": "Volume (mm³)"}
+NAMES |= {"predicted_mm3": "Predicted (mm³)", "volume_error_mm3": "Volume error (mm³)"}
+NAMES |= {"volume_error_percent": "Volume error (%)"}
 STYLE = """
 :root { color-scheme: light dark; --page: #f6f8fa; --card: #ffffff; --ink: #1f2328;
   --soft: #59636e; --line: #d9dfe5; --accent: #0a58ca; }
@@ -38,7 +41,7 @@ a { color: var(--accent); text-decoration: none; } nav a { margin-right: 16px; }
 .pair > * { flex: 1 1 420px; max-width: 100%; } .pair > .long { flex-basis: 570px; }
 .pair > div > .card + .card { margin-top: 12px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 12px; text-align: left; white-space: nowrap; }
+th, td { padding: 6px 10px; text-align: left; white-space: nowrap; }
 td { border-top: 1px solid var(--line); } tr:first-child td { border-top: 0; }
 th { position: sticky; top: 0; background: var(--card); font-size: 13px; font-weight: 500;
   box-shadow: inset 0 -1px var(--line); }

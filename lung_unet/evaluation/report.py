@@ -54,14 +54,17 @@ METRICS = {
     "predicted_mm3": "Mean volume of what the model marks for it.",
     "volume_error_mm3": "Mean of how much too large the predicted volume is.",
     "volume_error_percent": "The same in % of the nodule's volume; −100 % where it is missed.",
+    "nodule_precision": "The same as precision, of each nodule found, as a mean over them.",
+    "nodule_recall": "The same as recall, of each nodule, as a mean over them.",
+    "nodule_f1": "Nodule Dice by its other name.",
+    "nodule_iou": "The same as IoU, of each nodule, as a mean over them.",
     "scans": "Scans scored.",
     "nodules": "Nodules the readers marked in them.",
 }
 ELSEWHERE = ("intervals", "froc", "calibration", "strata", "thresholds", "split", "step")
 HEADLINES = ("nodule_dice", "cpm", "found", "false_positives_per_scan")
 SCANS = ("series_uid", "dice", "precision", "recall", "iou", "nodules", "found", "false_positives")
-NODULES = ("series_uid", "diameter_mm", "texture", "dice", "hd95_mm", "nsd_2mm", "found",
-           "probability")  # fmt: skip
+NODULES = ("series_uid", "diameter_mm", "texture", "dice", "hd95_mm", "found", "probability")
 STRATA = ("nodules", "found", "dice", "hd95_mm", "nsd_2mm", "volume_error_percent")
 FIGURES = ("froc.png", "dice_by_diameter.png", "calibration.png", "curves.png")
 SHOWN = {"nodule": 60, "false positive": 40}  # pictures of each kind, the worst
@@ -140,7 +143,11 @@ def _metrics(metrics: dict[str, Any]) -> str:
             ends = " – ".join(map(show, intervals[key]))
         rows += f'<tr><td>{label(key)}</td><td class="number">{value}</td>'
         rows += f'<td class="number ends">{ends}</td><td class="why">{why}</td></tr>'
-    note = "<p>In grey the 95 % interval over resamples of the scans.</p>" if intervals else ""
+    note = (
+        "<p>In grey the 95 % interval over resamples of the scans.</p>"
+        if intervals.get("dice")
+        else ""
+    )
     return f'{html}{note}<div class="card"><table>{rows}</table></div>'
 
 

@@ -22,8 +22,8 @@ Samples = dict[str, np.ndarray]  # (resamples,) of each metric, NaN where not de
 
 
 def froc_of(scans: list[dict]) -> Froc:
-    """The FROC of scans as `score_scan` gives them, resampled."""
-    return _froc(scans, 0.0, RESAMPLES)
+    """The FROC of scans as `score_scan` gives them, resampled where there are several."""
+    return _froc(scans, 0.0, RESAMPLES if len(scans) > 1 else 0)
 
 
 def _froc(scans: list[dict], above: float, bootstrap: int = 0) -> Froc:
