@@ -13,6 +13,7 @@ Plain data: nothing of the package is imported here.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -94,8 +95,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.overlap = 0.5  # of neighbouring windows
     config.evaluation.mirror_axes = ()  # of z, y, x; (0, 1, 2) averages nnU-Net's eight mirrors
     config.evaluation.batch_size = 2  # windows at once
-    config.evaluation.threshold = 0.5
-    config.evaluation.min_diameter_mm = 3.0  # smaller candidates are dropped: LUNA16 has none
+    # These three are chosen on the validation split, unless a number is given here.
+    config.evaluation.threshold = placeholder(float)  # of a nodule's voxels
+    config.evaluation.candidate_threshold = placeholder(float)  # of FROC's marks, not above it
+    config.evaluation.min_diameter_mm = placeholder(float)  # smaller regions are dropped
 
     if variant:
         if variant not in VARIANTS:
@@ -124,7 +127,6 @@ def _smoke(config: ConfigDict) -> None:
     config.train.checkpoint_every = 100
     config.train.validation_patches = 32
     config.evaluation.batch_size = 8
-    config.evaluation.threshold = 0.3
 
 
 def _mlperf(config: ConfigDict) -> None:

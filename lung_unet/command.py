@@ -16,17 +16,21 @@ from lung_unet.errors import InputError
 flags.disclaim_key_flags()  # --config is the command's flag, so that its --help lists it
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and runs `main`; a user's mistake becomes one line and exit code 1."""
+def run(main: Callable[..., None], positionals: int = 0) -> None:
+    """Parses the flags and runs `main`; a user's mistake becomes one line and exit code 1.
+
+    `main` is called with the arguments that are no flags, of which so many are allowed.
+    """
 
     def guarded(argv: list[str]) -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)  # a log file shows progress too
         logging.set_verbosity(logging.WARNING)  # the libraries' chatter is nobody's business
         try:
-            if len(argv) > 1:
-                raise InputError(f"unexpected argument {argv[1]!r}; see --help")
-            main()
+            _, *rest = argv
+            if len(rest) > positionals:
+                raise InputError(f"unexpected argument {rest[positionals]!r}; see --help")
+            main(*rest)
         except InputError as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:

@@ -1,11 +1,22 @@
-"""Score a trained model on a split of the data that it was trained on.
+"""Score a trained model on a split of the data that it was trained on, or compare two runs.
 
     python -m lung_unet.evaluate --workdir=DIR [--split=test] [--data=DIR]
+    python -m lung_unet.evaluate --compare A B [--split=test] [--json=FILE]
 
-Uses the checkpoint of the best validation Dice; writes metrics.json, scans.csv, nodules.csv and
-report.html to the workdir.
+Uses the checkpoint of the best validation Dice, and thresholds chosen on the validation split
+(operating_point.json). Scans that are scored are kept in evaluation/, so that an interrupted run
+goes on where it was. Writes to the workdir:
+
+    metrics.json         every metric, with 95 % intervals over resamples of the scans
+    scans.csv            nodules.csv: a row each
+    candidates.csv       the marks as LUNA16 wants a submission; lung_unet.froc scores them against
+                         the files in froc/
+    report.html          and its figures, in figures/
+
+--compare takes the workdirs of two runs that were scored on the same split.
 """
 
+import json
 import pathlib
 
 from absl import flags
@@ -14,11 +25,12 @@ from ml_collections import ConfigDict
 from lung_unet import command
 from lung_unet.data.manifest import SPLITS, Dataset
 from lung_unet.errors import InputError
+from lung_unet.files import write_text
 
 
 def evaluate(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset, split: str) -> dict:
     """Scores the workdir's best checkpoint on a split and returns what metrics.json holds."""
-    from lung_unet.evaluation.scoring import evaluate_split
+    from lung_unet.evaluation.split import evaluate_split
     from lung_unet.restore import restore_predictor
 
     predictor, step = restore_predictor(workdir, config)
@@ -26,26 +38,56 @@ def evaluate(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset, split:
 
 
 def print_metrics(metrics: dict) -> None:
-    """Prints the metrics as a small table."""
+    """Prints the metrics, with their intervals, as a small table."""
     from rich.console import Console
     from rich.table import Table
+
+    def row(name: str, value: float | None, ends: list[float] | None = None) -> None:
+        shown = "–" if value is None else f"{value:.3f}" if isinstance(value, float) else value
+        table.add_row(name, str(shown), f"{ends[0]:.3f} – {ends[1]:.3f}" if ends else "")
 
     table = Table(title=f"{metrics['split']} split, checkpoint of step {metrics['step']}")
     table.add_column("metric")
     table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    intervals = metrics["intervals"]
     for name, value in metrics.items():
-        if name not in ("split", "step"):
-            shown = "–" if value is None else f"{value:.3f}" if isinstance(value, float) else value
-            table.add_row(name, str(shown))
+        if isinstance(value, int | float | None) and name != "step":
+            row(name, value, intervals.get(name))
+    for rate, value in metrics["sensitivity"].items():
+        row(f"sensitivity at {rate} false positives a scan", value, intervals["sensitivity"][rate])
+    for name, value in metrics["thresholds"].items():
+        row(name, value)
     Console().print(table)
 
 
-def _main() -> None:
+def _compare(first: str, rest: tuple[str, ...]) -> None:
+    from lung_unet.evaluation.compare import compare, print_comparison
+
+    workdirs = [first, *rest] if rest else first.split(",")
+    if len(workdirs) != 2:
+        raise InputError("--compare takes two workdirs, as --compare A B; see --help")
+    comparison = compare(pathlib.Path(workdirs[0]), pathlib.Path(workdirs[1]), flags.FLAGS.split)
+    print_comparison(comparison)
+    if path := flags.FLAGS.json:
+        try:
+            write_text(path, json.dumps(comparison, indent=1, allow_nan=False) + "\n")
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be written ({error.strerror}); choose another"
+            ) from error
+
+
+def _main(*rest: str) -> None:
+    if flags.FLAGS.split not in SPLITS:
+        raise InputError(f"--split={flags.FLAGS.split}: choose one of {', '.join(SPLITS)}")
+    if flags.FLAGS.compare is not None:
+        return _compare(flags.FLAGS.compare, rest)
+    if rest:
+        raise InputError(f"unexpected argument {rest[0]!r}; see --help")
     command.set_up_jax()
     from lung_unet import workdir as runs
 
-    if flags.FLAGS.split not in SPLITS:
-        raise InputError(f"--split={flags.FLAGS.split}: choose one of {', '.join(SPLITS)}")
     workdir = pathlib.Path(command.required("workdir"))
     run = runs.load(workdir)
     dataset = Dataset(flags.FLAGS.data or run.dataset, run.config.data.fold)
@@ -57,10 +99,13 @@ def _main() -> None:
     print_metrics(evaluate(workdir, run.config, dataset, flags.FLAGS.split))
     print(f"metrics  {workdir / 'metrics.json'}")
     print(f"report   {workdir / 'report.html'}")
+    return None
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of the training run.")
     flags.DEFINE_string("split", "test", f"One of {', '.join(SPLITS)}.")
     flags.DEFINE_string("data", None, "The prepared dataset, where it has moved since.")
-    command.run(_main)
+    flags.DEFINE_string("compare", None, "Workdirs of two scored runs: --compare A B.")
+    flags.DEFINE_string("json", None, "File to write the comparison to.")
+    command.run(_main, positionals=1)

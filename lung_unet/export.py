@@ -60,6 +60,7 @@ def export_network(workdir: pathlib.Path, format: str, out: pathlib.Path) -> Non
       InputError: no such format, no checkpoint, a package is missing, or `out` cannot be written.
     """
     from lung_unet import workdir as runs
+    from lung_unet.evaluation.operating_point import operating_point
     from lung_unet.restore import restore_module
 
     if format not in FORMATS:
@@ -67,7 +68,8 @@ def export_network(workdir: pathlib.Path, format: str, out: pathlib.Path) -> Non
     run = runs.load(workdir)
     module, step = restore_module(workdir, run.config)
     data, evaluation = run.config.data, run.config.evaluation
-    size = tuple(evaluation.get("window") or data.patch)
+    point = operating_point(workdir, run.config, step)
+    size = tuple(evaluation.window or data.patch)
     shape = ("batch", *size)
     network = FORMATS[format](module, shape, tuple(data.window_hu))
     array = {"dtype": "float32", "shape": shape}
@@ -78,8 +80,8 @@ def export_network(workdir: pathlib.Path, format: str, out: pathlib.Path) -> Non
         "axes": "batch, z to the head, y to the back, x to the patient's left (LPS)",
         "spacing_mm": run.settings.spacing_mm,
         "overlap": evaluation.overlap,
-        "threshold": evaluation.threshold,
-        "min_diameter_mm": evaluation.min_diameter_mm,
+        "threshold": point.threshold,
+        "min_diameter_mm": point.min_diameter_mm,
         "checkpoint_step": step,
         "lung_unet": __version__,
     }

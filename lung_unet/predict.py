@@ -59,6 +59,7 @@ def predict(
     """
     from lung_unet import workdir as runs
     from lung_unet.evaluation.dicom_segmentation import write_segmentation
+    from lung_unet.evaluation.operating_point import operating_point
     from lung_unet.evaluation.prediction import predict_scan
     from lung_unet.evaluation.prediction_files import write_prediction
     from lung_unet.restore import restore_predictor
@@ -81,16 +82,15 @@ def predict(
         fail(error)
     with ReadAhead(partial(read, run.settings), inputs.scans) as scans:
         predictor, step = restore_predictor(workdir, run.config, backend)
-        threshold = run.config.evaluation.threshold
-        min_diameter_mm = run.config.evaluation.min_diameter_mm
-        made_with = {"checkpoint_step": step, "threshold": threshold}
+        point = operating_point(workdir, run.config, step)
+        made_with = {"checkpoint_step": step, "threshold": point.threshold}
         for source, result in track(scans, "predict", len(inputs.scans), disable=total == 1):
             if isinstance(result, InputError):
                 fail(result)
                 continue
             scan, volume = result
             print(f"{source}: {describe(scan, volume)}; checkpoint of step {step}")
-            prediction = predict_scan(predictor, scan, volume, threshold, min_diameter_mm)
+            prediction = predict_scan(predictor, scan, volume, point)
             try:
                 write_prediction(output, source.name, prediction, made_with)
                 if source.slices and prediction.detections:

@@ -236,6 +236,7 @@ def real_data() -> pathlib.Path:
 def workdir(config, dataset, tmp_path) -> pathlib.Path:
     """The folder of a run of `config` on `dataset`, with the checkpoint of an untrained network."""
     folder = tmp_path / "run"
+    config.evaluation.update(threshold=0.3, candidate_threshold=0.1, min_diameter_mm=3.0)
     runs.claim(folder, config, dataset)
     state = init_state(make_apply(config)[1], make_optimizer(config), make_mesh(config))
     batches = training_batches(

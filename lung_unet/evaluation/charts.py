@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from lung_unet.evaluation.froc import FPS_PER_SCAN, plot_froc
+
 Rows = Sequence[dict[str, Any]]
 Plot = Callable[[Figure, Rows, dict[str, str]], None]
 
@@ -50,6 +52,50 @@ def plot_dice(figure: Figure, nodules: Rows, theme: dict[str, str]) -> None:
         )
     axes.set(xlim=(0, None), ylim=(0, 1))
     axes.legend(frameon=False, labelcolor=theme["ink"], loc="lower right")
+
+
+def plot_detection(figure: Figure, rows: Rows, theme: dict[str, str]) -> None:
+    """The curve of rows[0]["froc"], and where on it the mask's threshold lies."""
+    plot_froc(figure, rows[0]["froc"], theme)
+    at = rows[0]["at_threshold"]
+    if not (is_finite(at["sensitivity"]) and is_finite(at["false_positives_per_scan"])):
+        return
+    axes = figure.axes[0]
+    axes.plot(
+        np.clip(at["false_positives_per_scan"], FPS_PER_SCAN[0], FPS_PER_SCAN[-1]),
+        at["sensitivity"],
+        "D",
+        color=theme["2"],
+        markersize=8,
+        clip_on=False,
+        zorder=5,
+        label=f"at the mask's threshold: {at['sensitivity']:.3f} "
+        f"with {at['false_positives_per_scan']:.2f} a scan",
+    )
+    axes.legend(frameon=False, labelcolor=theme["ink"], loc="lower right")
+
+
+def plot_calibration(figure: Figure, rows: Rows, theme: dict[str, str]) -> None:
+    """Share of nodule over probability, and how many voxels there are, one row a bin."""
+    axes = subplot(figure, (1, 2, 1), "Share of nodule by probability", theme)
+    axes.plot([0, 1], [0, 1], color=theme["ink"], linewidth=1, linestyle="--", label="calibrated")
+    known = [row for row in rows if row["voxels"]]
+    axes.plot(
+        [row["probability"] for row in known],
+        [row["nodule"] for row in known],
+        "o-",
+        color=theme["1"],
+        label="model",
+        clip_on=False,
+    )
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.legend(frameon=False, labelcolor=theme["ink"], loc="upper left")
+    axes = subplot(figure, (1, 2, 2), "Voxels by probability", theme)
+    width = 1 / len(rows)
+    places = [(number + 0.5) * width for number in range(len(rows))]
+    axes.bar(places, [row["voxels"] for row in rows], 0.9 * width, color=theme["1"])
+    axes.set_yscale("log")
+    axes.set(xlim=(0, 1), ylim=(0.7, None))
 
 
 def plot_curves(figure: Figure, rows: Rows, theme: dict[str, str]) -> None:

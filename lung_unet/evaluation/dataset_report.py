@@ -34,7 +34,7 @@ from lung_unet.data.volume import AIR_HU, make_labels
 from lung_unet.errors import InputError
 from lung_unet.evaluation.charts import Rows, subplot
 from lung_unet.evaluation.overlay import BACKGROUND, IGNORED, INK, WINDOW_HU, outline
-from lung_unet.evaluation.report import (
+from lung_unet.evaluation.page import (
     chart,
     data_url,
     definitions,

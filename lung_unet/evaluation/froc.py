@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lung_unet.data.scan import Finding
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -109,6 +111,16 @@ def evaluate_marks(
         curve=_curve(events, counts, np.ones_like(counts)),
         resamples=np.reshape(resamples, (-1, len(FINE_RATES))),
     )
+
+
+def finding_rows(findings: Sequence[Finding]) -> tuple[list[list[float]], list[list[float]]]:
+    """(nodules, excluded) of a scan as `evaluate_marks` takes them."""
+    nodules: list[list[float]] = []
+    excluded: list[list[float]] = []
+    for finding in findings:
+        row = [*map(float, finding.centre_mm), float(finding.diameter_mm)]
+        (nodules if finding.included else excluded).append(row)
+    return nodules, excluded
 
 
 def interval(samples: np.ndarray) -> dict[str, np.ndarray]:

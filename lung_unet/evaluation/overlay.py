@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -81,7 +81,18 @@ def crop_case(
     )
 
 
-def summary(case: Case) -> str:
+class Measured(Protocol):
+    """A case, or what is left of it once it is drawn."""
+
+    @property
+    def dice(self) -> float | None: ...
+    @property
+    def diameter_mm(self) -> float: ...
+    @property
+    def probability(self) -> float | None: ...
+
+
+def summary(case: Measured) -> str:
     """What was measured of a case, in one line: diameter, Dice, probability, where defined."""
     parts = (
         ("{:.1f} mm", case.diameter_mm),

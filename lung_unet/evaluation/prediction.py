@@ -8,7 +8,8 @@ import numpy as np
 from lung_unet.data.lungs import LEFT, RIGHT
 from lung_unet.data.scan import Scan
 from lung_unet.data.volume import Volume, onto_source
-from lung_unet.evaluation.candidates import Candidate, find_candidates, mask_of
+from lung_unet.evaluation.candidates import Candidate, find_candidates, mask_on_source
+from lung_unet.evaluation.operating_point import OperatingPoint
 
 NEAR_MM = 10.0  # a finding at the pleura may lie beside what counts as lung
 
@@ -39,16 +40,15 @@ def predict_scan(
     predictor: Callable[[np.ndarray, np.ndarray], np.ndarray],
     scan: Scan,
     volume: Volume,
-    threshold: float,
-    min_diameter_mm: float,
+    point: OperatingPoint,
 ) -> Prediction:
     """The model's prediction of a scan; `volume` is what `make_volume` made of it."""
     values = predictor(volume.hu, volume.lungs)
     probability = np.zeros(scan.grid.shape, np.uint8)
     low, part = onto_source(values, volume.grid, scan.grid)
     probability[_box(low, low + part.shape)] = np.rint(np.multiply(part, 255, out=part), out=part)
-    candidates = find_candidates(values, volume.grid, threshold, min_diameter_mm)
-    labels, boxes = label_candidates(candidates, values, volume, threshold)
+    candidates = find_candidates(values, volume.grid, point.threshold, point.min_diameter_mm)
+    labels, boxes = label_candidates(candidates, values, volume, point.threshold)
     detections = [
         Detection(
             centre_mm=c.centre_mm,
@@ -68,15 +68,12 @@ def label_candidates(
 ) -> tuple[np.ndarray, list[tuple[slice, ...]]]:
     """(labels, boxes): uint16 (z, y, x) on the scan's own grid, and where each number's voxels are.
 
-    A voxel is labelled where the probability, resampled, is above the threshold, with the number
-    (from 1) of the candidate that gives most of it. What was above and is no candidate is left out
-    first; what was below stays, since a finding cut out of its surroundings would shrink when it is
-    resampled. One too thin for the scan's grid keeps its middle voxel.
+    A voxel of `mask_on_source` is labelled with the number (from 1) of the candidate that gives
+    most of its probability. One too thin for the scan's grid keeps its middle voxel.
     """
     grid, source = volume.grid, volume.source
     labels = np.zeros(source.shape, np.uint16)
     highest = np.zeros(source.shape, np.float32)
-    dropped = (probability > threshold) & ~mask_of(candidates, grid.shape)
     # The filter widens on a coarser grid; at twice its width from the box all it sees is 0.
     step = source.to_lps()[0].spacing_mm / grid.spacing_mm
     reach = np.ceil(2 * np.maximum(1, step)).astype(int)
@@ -91,8 +88,7 @@ def label_candidates(
         np.copyto(labels[box], number, where=part > highest[box])
         np.maximum(highest[box], part, out=highest[box])
         boxes.append(box)
-    low, kept = onto_source(np.where(dropped, 0, probability), grid, source)
-    labels[_box(low, low + kept.shape)][kept <= threshold] = 0
+    labels[~mask_on_source(probability, candidates, volume, threshold)] = 0
     for number, (candidate, box) in enumerate(zip(candidates, boxes, strict=True), 1):
         middle = np.rint(source.to_voxel(candidate.centre_mm)).astype(int)
         voxel = tuple(np.clip(middle, 0, np.array(source.shape) - 1))

@@ -7,6 +7,7 @@ from scipy import ndimage
 from lung_unet.data.scan import Grid, Scan
 from lung_unet.data.volume import make_volume, onto_source
 from lung_unet.evaluation.candidates import find_candidates, mask_of
+from lung_unet.evaluation.operating_point import OperatingPoint
 from lung_unet.evaluation.prediction import label_candidates, lung_of, predict_scan
 
 SPACING_MM = np.array([5.0, 1.5, 2.0])
@@ -74,7 +75,7 @@ def test_one_thinner_than_the_scans_grid_keeps_its_middle_voxel():
         probability[tuple(slice(i - 1, i + 2) for i in inside)] = 0.9
         return probability
 
-    prediction = predict_scan(dot, scan, volume, THRESHOLD, 0.0)
+    prediction = predict_scan(dot, scan, volume, OperatingPoint(THRESHOLD, THRESHOLD, 0.0))
     assert (prediction.labels > 0).sum() == 1
     assert prediction.detections[0].volume_mm3 == pytest.approx(10.0)
 
@@ -82,7 +83,7 @@ def test_one_thinner_than_the_scans_grid_keeps_its_middle_voxel():
 def test_positions_sizes_and_probability_are_those_of_the_scans_voxels(direction):
     scan = scan_in(direction, np.array([0.8, 0.6, 0.7]))
     volume = make_volume(scan, 1.3, 4.0)
-    prediction = predict_scan(blobs, scan, volume, THRESHOLD, 3.0)
+    prediction = predict_scan(blobs, scan, volume, OperatingPoint(THRESHOLD, THRESHOLD, 3.0))
     voxel_mm3 = np.prod(scan.spacing_mm)
     counts = np.bincount(prediction.labels.ravel())[1:] * voxel_mm3
     np.testing.assert_allclose([d.volume_mm3 for d in prediction.detections], counts)

@@ -1,6 +1,7 @@
 """The report: one file that stands alone, worst first, and whole whatever is missing."""
 
 import base64
+import functools
 import html.parser
 import io
 import re
@@ -11,7 +12,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from lung_unet.evaluation import charts
-from lung_unet.evaluation.overlay import Case
+from lung_unet.evaluation.froc import evaluate_marks
+from lung_unet.evaluation.overlay import Case, draw
+from lung_unet.evaluation.pictures import Picture
 from lung_unet.evaluation.report import write_report
 
 VOID = {"meta", "img", "source", "br", "hr", "link", "input"}
@@ -50,27 +53,36 @@ class Page(html.parser.HTMLParser):
         return [attrs["alt"] for _, attrs in self.tags if attrs.get("class") == "case"]
 
 
-def case(series_uid="1.2.3", title="Nodule", kind="nodule", dice=0.5, probability=0.9) -> Case:
+@functools.cache
+def png(number: int = 0) -> bytes:
+    """A picture unlike those of other numbers."""
     mask = np.zeros((9, 9, 9), bool)
-    mask[3:6, 3:6, 3:6] = True
-    return Case(
-        series_uid=series_uid,
-        title=title,
-        kind=kind,
+    mask[3:6, 3:6, 3 : 4 + number] = True
+    case = Case(
+        series_uid="1.2.3",
+        title="Nodule",
+        kind="nodule",
         hu=np.full(mask.shape, -800, np.int16),
         truth=mask,
         prediction=mask,
         ignore=~mask,
         spacing_mm=np.ones(3),
         centre=(4, 4, 4),
-        dice=dice,
+        dice=0.5,
         diameter_mm=3.0,
-        probability=probability,
+        probability=0.9,
     )
+    return draw(case)
+
+
+def case(
+    series_uid="1.2.3", title="Nodule", kind="nodule", dice=0.5, probability=0.9, picture=0
+) -> Picture:
+    return Picture(series_uid, title, kind, dice, 3.0, probability, png(picture))
 
 
 def write(folder, **given) -> Page:
-    nothing = {"metrics": {}, "scans": [], "nodules": [], "cases": [], "curves": [], "facts": {}}
+    nothing = {"metrics": {}, "scans": [], "nodules": [], "pictures": [], "curves": [], "facts": {}}
     write_report(folder / "report.html", **({"title": "Test"} | nothing | given))
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
@@ -94,16 +106,34 @@ def full(tmp_path_factory):
             "false_positives_per_scan": float("inf"),
             "sensitivity": {"0.125": 0.375, "8": None},
             "own_number": [1e-5, NAN],
+            "intervals": {"dice": [0.5, 0.75], "sensitivity": {"0.125": [0.25, 0.5], "8": None}},
+            "froc": {"at_threshold": {"sensitivity": 0.5, "false_positives_per_scan": 0.0}},
+            "calibration": {
+                "expected_error": 0.0625,
+                "voxels": [9, 0],
+                "probability": [0.125, None],
+                "nodule": [0.25, None],
+            },
+            "strata": {"size": {"3-6 mm": {"nodules": 17, "found": 3, "dice": None}}},
         },
-        scans=[{"series_uid": "1.2.3", "dice": NAN, "seconds": 31.25}, {"series_uid": "5.5"}],
+        froc=evaluate_marks(
+            [np.array([[1.0, 2, 3, 0.5]])] * 2,
+            [np.zeros((1, 4))] * 2,
+            [np.zeros((0, 4))] * 2,
+            bootstrap=9,
+        ),
+        scans=[
+            {"series_uid": "1.2.3", "dice": NAN, "false_positives": 31.25},
+            {"series_uid": "5.5"},
+        ],
         nodules=nodules,
-        cases=[
+        pictures=[
             case("1.2.3", "good", dice=0.8),
-            case("1.2.3", "sure", "false positive", 0.0, 0.9),
-            case("1.2.3", "unsure", "false positive", NAN, 0.6),
-            case("9.8.7", "undefined", dice=NAN),
-            case("9.8.7", "missed", dice=0.0, probability=None),
-            case("4.4.4", "alone", "false positive", None, 0.7),
+            case("1.2.3", "sure", "false positive", None, 0.9, picture=1),
+            case("1.2.3", "unsure", "false positive", NAN, 0.6, picture=2),
+            case("9.8.7", "undefined", dice=NAN, picture=3),
+            case("9.8.7", "missed", dice=0.0, probability=None, picture=4),
+            case("4.4.4", "alone", "false positive", None, 0.7, picture=5),
         ],
         curves=[
             {"step": 1, "train/loss": 0.5, "train/learning_rate": 1e-3, "patches_per_s": 3.0},
@@ -133,6 +163,7 @@ def test_every_figure_is_embedded_and_lies_beside_the_report(full):
     files = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
     assert embedded == set(files.values())
     assert sorted(files) == [
+        "calibration.png",
         "case-000-987.png",
         "case-001-987.png",
         "case-002-123.png",
@@ -141,6 +172,7 @@ def test_every_figure_is_embedded_and_lies_beside_the_report(full):
         "case-005-444.png",
         "curves.png",
         "dice_by_diameter.png",
+        "froc.png",
     ]
     for picture in embedded:
         assert imread(io.BytesIO(picture)).shape[1] > 800
@@ -164,9 +196,18 @@ def test_what_is_not_defined_is_a_dash(full):
 
 def test_numbers_reach_the_reader(full):
     text = full[1].text
-    for shown in ("Dice0.625", "Scans1,234", "0.125 0.375", "8 –", "Own number1e-05, –"):
+    for shown in (
+        "Dice0.6250.500 – 0.750",
+        "3-6 mm173–",
+        "error 0.062",
+        "0.1250.3750.250 – 0.500",
+        "Scans1,234",
+        "0.125 0.375",
+        "8 –",
+        "Own number1e-05, –",
+    ):
         assert shown in text
-    for shown in ("8.2", "31.2", "yes", "Texture", "unet3d.py:smoke", "96 × 96 × 96"):
+    for shown in ("8.2", "31.2", "yes", "not rated", "unet3d.py:smoke", "96 × 96 × 96"):
         assert shown in text
 
 
@@ -177,7 +218,7 @@ def test_tables_put_the_lowest_dice_first(full):
 
 def test_is_whole_with_nothing_to_show(tmp_path):
     page = write(tmp_path)
-    assert page.text.count("Nothing to show.") == 5
+    assert page.text.count("Nothing to show.") == 8
     assert not page.values("src")
     assert not (tmp_path / "figures").exists()
 
@@ -187,15 +228,15 @@ def test_text_cannot_become_markup(tmp_path):
     page = write(
         tmp_path,
         title=bad,
-        metrics={bad: bad, "d": {bad: bad}},
-        scans=[{"series_uid": bad, bad: bad}],
-        nodules=[{"series_uid": bad, "texture": bad}],
-        cases=[case(series_uid=bad, title=bad, kind=bad)],
+        metrics={bad: bad, "d": {bad: bad}, "strata": {bad: {bad: {"found": bad}}}},
+        scans=[{"series_uid": bad, "found": bad}],
+        nodules=[{"series_uid": bad, "found": bad}],
+        pictures=[case(series_uid=bad, title=bad)],
         facts={bad: bad},
     )
     assert "script" not in {tag for tag, _ in page.tags}
     assert page.text.lower().count(bad) >= 10
-    assert page.cases == [f"{bad}: {bad}, 3.0 mm · Dice 0.50 · probability 0.90"]
+    assert page.cases == [f"nodule: {bad}, 3.0 mm · Dice 0.50 · probability 0.90"]
 
 
 def curve_pixels(folder) -> int:
@@ -222,8 +263,18 @@ def test_a_step_logged_again_counts_and_a_value_not_defined_does_not(tmp_path):
 
 
 def test_pictures_of_an_earlier_report_are_gone_and_other_files_stay(tmp_path):
-    write(tmp_path, cases=[case("1.2.3"), case("4.5.6")], curves=[{"step": 1, "train/loss": 1.0}])
+    write(
+        tmp_path, pictures=[case("1.2.3"), case("4.5.6")], curves=[{"step": 1, "train/loss": 1.0}]
+    )
     (tmp_path / "figures" / "mine.png").write_bytes(b"")
-    write(tmp_path, cases=[case("4.5.6")])
+    write(tmp_path, pictures=[case("4.5.6")])
     left = {path.name for path in (tmp_path / "figures").iterdir()}
     assert left == {"case-000-456.png", "mine.png"}
+
+
+def test_many_pictures_are_cut_to_the_worst(tmp_path):
+    many = [case(title=f"n{i}", dice=1 - i / 1000) for i in range(70)]
+    page = write(tmp_path, pictures=[*many, case(title="wrong", kind="false positive", dice=None)])
+    titles = [re.search(r": (\w+),", alt)[1] for alt in page.cases]
+    assert titles == [f"n{i}" for i in range(69, 9, -1)] + ["wrong"]
+    assert "10 more are not shown" in page.text

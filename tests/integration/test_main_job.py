@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,7 +37,8 @@ def trained(run, tiny, luna16, tmp_path_factory):
 def test_ends_with_metrics_and_a_report_and_prints_where(trained):
     workdir, output = trained
     metrics = json.loads((workdir / "metrics.json").read_text())
-    wanted = {"dice", "precision", "recall", "f1", "iou", "nodule_dice", "scans", "nodules"}
+    wanted = {"dice", "precision", "recall", "f1", "iou", "nodule_dice", "hd95_mm", "nsd_2mm",
+              "cpm", "sensitivity", "scans", "nodules", "intervals", "strata"}  # fmt: skip
     assert wanted <= metrics.keys() and metrics["scans"] == 1 and metrics["nodules"] == 1
     assert "nodule_dice" in output and str(workdir / "report.html") in output
     assert "parameters" in output  # the table of layers
@@ -77,6 +79,46 @@ def test_evaluate_scores_any_split(run, trained):
     assert json.loads((workdir / "metrics.json").read_text())["split"] == "validation"
     run("evaluate", f"--workdir={workdir}")
     assert (workdir / "metrics.json").read_text() == before
+
+
+def test_killed_while_scoring_and_run_again_leaves_the_same_files(run, trained):
+    workdir, _ = trained
+    files = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    (workdir / "metrics.json").unlink()
+    (workdir / "operating_point.json").unlink()
+    for path in (workdir / "evaluation" / "test").iterdir():
+        path.unlink()
+    run("evaluate", f"--workdir={workdir}")
+    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == files
+
+
+def test_two_runs_are_compared_as_typed(run, trained, tmp_path):
+    workdir, _ = trained
+    again = shutil.copytree(workdir / "evaluation", tmp_path / "again" / "evaluation").parent
+    result = tmp_path / "result.json"
+    process = run("evaluate", "--compare", workdir, again, f"--json={result}")
+    assert "nodule_dice" in process.stdout and "A − B" in process.stdout
+    assert json.loads(result.read_text())["metrics"]["dice"]["difference"] == 0
+    for arguments, named in (
+        (("--compare", workdir), "takes two workdirs"),
+        (("--compare", workdir, again, "third"), "unexpected argument 'third'"),
+        (("--compare", workdir, tmp_path / "none"), "none: no such folder"),
+        ((f"--workdir={workdir}", "stray"), "unexpected argument 'stray'"),
+    ):
+        process = run("evaluate", *arguments, fails=True)
+        assert process.stderr.startswith("error: ") and named in process.stderr
+
+
+def test_the_froc_command_scores_candidates_csv(run, trained, luna16, tmp_path):
+    workdir, _ = trained
+    run("froc", f"--submission={workdir / 'candidates.csv'}", f"--json={tmp_path / 'froc.json'}",
+        f"--annotations={luna16 / 'annotations.csv'}", "--bootstrap=0",
+        f"--excluded={luna16 / 'annotations_excluded.csv'}",
+        f"--seriesuids={workdir / 'froc' / 'seriesuids.csv'}")  # fmt: skip
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    froc = json.loads((tmp_path / "froc.json").read_text())
+    assert froc["cpm"] == metrics["cpm"]
+    assert froc["false_positives"] == metrics["froc"]["false_positives"]
 
 
 @pytest.mark.parametrize("suffix", [".mhd", ".nii.gz", ".nrrd"])

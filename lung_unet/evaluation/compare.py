@@ -1,0 +1,97 @@
+"""Two runs side by side on the scans that both scored, with paired intervals of the difference."""
+
+import pathlib
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lung_unet.errors import InputError
+from lung_unet.evaluation.resume import RESULT, folder_of, read_result
+from lung_unet.evaluation.summary import bounds, froc_of, measure
+
+SAME = ("data", "fold", "readers")  # of the settings: what was scored against what
+
+
+def compare(a: pathlib.Path, b: pathlib.Path, split: str) -> dict[str, Any]:
+    """Each metric of run `a` and run `b`, their difference a − b, and its 95 % interval.
+
+    The interval is over resamples of the scans, the same for both runs, so that what makes a scan
+    hard for both does not widen it. None is what is not defined.
+
+    Raises:
+      InputError: a workdir whose split is not scored whole, or runs on different data or splits.
+    """
+    (first, settings), (second, others) = _scored(a, split), _scored(b, split)
+    for name in SAME:
+        if settings[name] != others[name]:
+            what = {
+                "data": "another dataset, or another version of it",
+                "fold": f"another fold ({settings['fold']} and {others['fold']})",
+                "readers": f"another truth ({settings['readers']} and {others['readers']} readers)",
+            }
+            raise InputError(
+                f"{a} and {b}: were scored on {what[name]}; only runs on the same {split} split "
+                "can be compared"
+            )
+    both = sorted(first.keys() & second.keys())
+    if not both:
+        raise InputError(f"{a} and {b}: no scan of the {split} split was scored in both")
+    runs = [[scans[uid] for uid in both] for scans in (first, second)]
+    (values, samples), (other_values, other_samples) = (
+        measure(scans, froc_of(scans)) for scans in runs
+    )
+    rows = {}
+    for name in (n for n in values if n in other_values):
+        one, other = values[name], other_values[name]
+        known = one is not None and other is not None
+        differences = samples[name] - other_samples[name]
+        rows[name] = {
+            "a": one,
+            "b": other,
+            "difference": one - other if one is not None and other is not None else None,
+            "interval": bounds(differences) if known and len(both) > 1 else None,
+        }
+    nodules = sum(len(scan["nodules"]) for scan in runs[0])
+    return {"a": str(a), "b": str(b), "split": split, "scans": len(both), "nodules": nodules,
+            "metrics": rows}  # fmt: skip
+
+
+def _scored(workdir: pathlib.Path, split: str) -> tuple[dict[str, dict], dict]:
+    """The scored scans of a workdir by series UID, and the settings they were scored with."""
+    if not workdir.is_dir():
+        raise InputError(f"{workdir}: no such folder; give the workdirs of two runs")
+    stored = [read_result(path) for path in sorted(folder_of(workdir, split).glob("*.json"))]
+    entries = [entry for entry in stored if entry is not None]
+    remedy = f"run python -m lung_unet.evaluate --workdir={workdir} --split={split}"
+    if not entries:
+        raise InputError(f"{workdir}: its {split} split is not scored yet; {remedy}")
+    settings = entries[0]["settings"]
+    if any(entry["settings"] != settings for entry in entries):
+        raise InputError(f"{workdir}: its {split} split is scored in part only; {remedy}")
+    return {entry[RESULT]["series_uid"]: entry[RESULT] for entry in entries}, settings
+
+
+def print_comparison(comparison: dict[str, Any]) -> None:
+    """Prints a comparison as a table; a difference that its interval tells from 0 has a star."""
+    table = Table(
+        title=f"{comparison['split']} split, {comparison['scans']} scans with "
+        f"{comparison['nodules']} nodules",
+        caption="* the interval of the difference, over resamples of the scans, leaves out 0",
+    )
+    for column in ("metric", "A", "B", "A − B", "95 % interval", ""):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+
+    def shown(value: float | None, style: str = ".3f") -> str:
+        return "–" if value is None else format(value, style)
+
+    for name, row in comparison["metrics"].items():
+        ends = row["interval"]
+        differs = ends is not None and not ends[0] <= 0 <= ends[1]
+        table.add_row(
+            name, shown(row["a"]), shown(row["b"]), shown(row["difference"], "+.3f"),
+            "–" if ends is None else f"{ends[0]:+.3f} … {ends[1]:+.3f}", "*" if differs else "",
+        )  # fmt: skip
+    console = Console(highlight=False)
+    console.print(f"A  {comparison['a']}\nB  {comparison['b']}")
+    console.print(table)

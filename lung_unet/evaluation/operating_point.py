@@ -1,0 +1,108 @@
+"""From which probability a voxel is nodule and a region a mark: chosen on the validation split.
+
+A setting that `config.evaluation` gives as a number is that number. The others are chosen once a
+checkpoint, each of a small grid (operating_search.py), and kept in WORKDIR/operating_point.json:
+
+threshold             of the mask: the highest mean nodule Dice, on each scan's own grid
+candidate_threshold   not above it, for FROC's fainter marks; and
+min_diameter_mm       of what is kept of mask and marks: together, the highest CPM
+"""
+
+import dataclasses
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from lung_unet import workdir as runs
+from lung_unet.data.manifest import Dataset
+from lung_unet.errors import InputError
+from lung_unet.evaluation.operating_search import GRID, best, examine
+from lung_unet.evaluation.resume import each_scan, made_with
+from lung_unet.evaluation.sliding_window import Predictor
+from lung_unet.files import write_text
+
+NAME = "operating_point.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatingPoint:
+    """See the module. What counts lies strictly above a threshold."""
+
+    threshold: float
+    candidate_threshold: float
+    min_diameter_mm: float
+
+
+def operating_point(workdir: pathlib.Path, config: ConfigDict, step: int) -> OperatingPoint:
+    """What was chosen for the checkpoint of a step, or is given by the configuration.
+
+    Raises:
+      InputError: it was not chosen for this checkpoint, or the configuration gives what cannot be.
+    """
+    given = _given(config)
+    if len(given) == len(GRID):
+        return OperatingPoint(**given)
+    point = _stored(workdir, made_with(workdir, config, runs.load(workdir).data, step))
+    if point is None:
+        raise InputError(
+            f"{workdir}: no thresholds were chosen yet for its checkpoint of step {step}; "
+            f"run python -m lung_unet.evaluate --workdir={workdir}"
+        )
+    return point
+
+
+def choose(
+    predictor: Predictor, config: ConfigDict, dataset: Dataset, workdir: pathlib.Path, step: int
+) -> OperatingPoint:
+    """As `operating_point`, but chooses and stores what is not there yet.
+
+    Each validation scan is predicted once, and what was found of it is kept, so that a choice that
+    was interrupted goes on.
+    """
+    given = _given(config)
+    if len(given) == len(GRID):
+        return OperatingPoint(**given)
+    settings = made_with(workdir, config, runs.identity(dataset), step)
+    if stored := _stored(workdir, settings):
+        return stored
+    values = GRID | {name: (number,) for name, number in given.items()}
+    scans = each_scan(
+        dataset,
+        "validation",
+        workdir / "evaluation" / "operating_point",
+        settings,
+        lambda record: examine(predictor, config, record, values),
+        "choose thresholds",
+    )
+    chosen, scores = best(scans, values)
+    entry = {**chosen, **scores, "settings": settings}
+    write_text(workdir / NAME, json.dumps(entry, indent=1, allow_nan=False))
+    return OperatingPoint(**chosen)
+
+
+def _given(config: ConfigDict) -> dict[str, float]:
+    """What the configuration gives as numbers."""
+    given = {k: float(config.evaluation[k]) for k in GRID if config.evaluation[k] is not None}
+    for name, number in given.items():
+        if name != "min_diameter_mm" and not 0 < number < 1:
+            raise InputError(f"config.evaluation.{name} = {number:g}: choose above 0 and below 1")
+        if name == "min_diameter_mm" and not 0 <= number < 100:
+            raise InputError(f"config.evaluation.{name} = {number:g}: choose 0 to 100 mm")
+    highest = given.get("threshold", GRID["threshold"][0])
+    if given.get("candidate_threshold", 0) > highest:
+        raise InputError(
+            f"config.evaluation.candidate_threshold = {given['candidate_threshold']:g}: choose "
+            f"{highest:g} or less, so that it is not above the mask's threshold"
+        )
+    return given
+
+
+def _stored(workdir: pathlib.Path, settings: dict) -> OperatingPoint | None:
+    try:
+        entry = json.loads((workdir / NAME).read_text(encoding="utf-8"))
+        if entry["settings"] == settings:
+            return OperatingPoint(**{name: entry[name] for name in GRID})
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None

@@ -1,0 +1,132 @@
+"""A trained model on a split: metrics.json, the tables, the files for FROC, and the report."""
+
+import csv
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from lung_unet import __version__
+from lung_unet.data.labels import agreement
+from lung_unet.data.manifest import Dataset
+from lung_unet.data.tables import COLUMNS
+from lung_unet.evaluation.operating_point import OperatingPoint, choose
+from lung_unet.evaluation.pictures import Picture
+from lung_unet.evaluation.report import write_report
+from lung_unet.evaluation.resume import each_scan, folder_of, made_with
+from lung_unet.evaluation.scoring import score_scan
+from lung_unet.evaluation.sliding_window import Predictor
+from lung_unet.evaluation.strata import stratify
+from lung_unet.evaluation.summary import froc_of, summarise
+from lung_unet.files import atomic_path, write_text
+from lung_unet.train.writer import JSONL, read_rows
+from lung_unet.workdir import identity
+
+
+def evaluate_split(
+    predictor: Predictor,
+    config: ConfigDict,
+    dataset: Dataset,
+    split: str,
+    workdir: pathlib.Path,
+    step: int,
+) -> dict:
+    """Scores every scan of a split and writes all that lung_unet.evaluate writes.
+
+    Returns what metrics.json holds. Overlap and surfaces are taken on each scan's own grid. Scans
+    that were scored before, with the same checkpoint and settings, are not scored again.
+    """
+    point = choose(predictor, config, dataset, workdir, step)
+    settings = made_with(workdir, config, identity(dataset), step) | {"point": vars(point)}
+    scored = each_scan(
+        dataset,
+        split,
+        folder_of(workdir, split),
+        settings,
+        lambda record: score_scan(predictor, config, record, point),
+        "evaluate",
+    )
+    froc = froc_of(scored)
+    nodules = [n["facts"] | n["metrics"] for scan in scored for n in scan["nodules"]]
+    metrics = {
+        **summarise(scored, froc, point.threshold),
+        "strata": stratify(nodules),
+        "thresholds": vars(point),
+        "split": split,
+        "step": step,
+    }
+    scans = [scan_row(scan) for scan in scored]
+    write_text(workdir / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
+    write_rows(workdir / "scans.csv", scans)
+    write_rows(workdir / "nodules.csv", nodules)
+    write_marks(workdir, scored)
+    write_report(
+        workdir / "report.html",
+        title=f"Lung nodules, {split} split",
+        metrics=metrics,
+        scans=scans,
+        nodules=nodules,
+        pictures=[Picture.from_json(p) for scan in scored for p in scan["pictures"]],
+        curves=read_rows(workdir / JSONL),
+        facts=facts(config, dataset, step, point),
+        froc=froc,
+    )
+    return metrics
+
+
+def scan_row(scan: dict) -> dict[str, Any]:
+    """A row of scans.csv."""
+    return {
+        "series_uid": scan["series_uid"],
+        **scan["metrics"],
+        "nodules": len(scan["nodules"]),
+        "found": sum(n["facts"]["found"] for n in scan["nodules"]),
+        "false_positives": scan["false_positives"],
+    }
+
+
+def write_marks(workdir: pathlib.Path, scored: list[dict]) -> None:
+    """Writes candidates.csv, and to froc/ what lung_unet.froc scores it against."""
+
+    def rows(key: str) -> Iterable[tuple]:
+        return ((s["series_uid"], x, y, z, v) for s in scored for z, y, x, v in s[key])
+
+    _write_csv(workdir / "candidates.csv", (*COLUMNS, "probability"), rows("marks"))
+    folder = workdir / "froc"
+    _write_csv(folder / "annotations.csv", (*COLUMNS, "diameter_mm"), rows("included"))
+    _write_csv(folder / "annotations_excluded.csv", (*COLUMNS, "diameter_mm"), rows("excluded"))
+    write_text(folder / "seriesuids.csv", "".join(f"{s['series_uid']}\n" for s in scored))
+
+
+def facts(config: ConfigDict, dataset: Dataset, step: int, point: OperatingPoint) -> dict[str, str]:
+    """What a reader of the report wants to know of the run."""
+    counts = dataset.manifest["counts"]
+    device = jax.devices()[0]
+    return {
+        "Configuration": config.variant or "default",
+        "Dataset": f"{dataset.folder.name}: {counts['scans']} scans, {counts['nodules']} nodules",
+        "Spacing": f"{dataset.spacing_mm:g} mm",
+        "Patch": " × ".join(map(str, config.data.patch)),
+        "Channels": " ".join(map(str, config.model.channels)),
+        "Truth": f"voxels that {agreement(config.data)} or more readers outlined",
+        "Checkpoint": f"step {step} of {config.train.steps}",
+        "Mask": f"probability above {point.threshold:g}, regions from {point.min_diameter_mm:g} mm",
+        "FROC's marks": f"regions above {point.candidate_threshold:g} as well",
+        "Device": f"{jax.device_count()} × {device.device_kind}",
+        "Versions": f"lung_unet {__version__}, jax {jax.__version__}",
+    }
+
+
+def write_rows(path: pathlib.Path, rows: Sequence[dict]) -> None:
+    """Writes rows of equal keys as CSV; empty without rows."""
+    _write_csv(path, list(rows[0]) if rows else [], (row.values() for row in rows))
+
+
+def _write_csv(path: pathlib.Path, columns: Sequence[str], rows: Iterable[Iterable]) -> None:
+    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)

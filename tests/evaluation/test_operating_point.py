@@ -1,0 +1,148 @@
+"""Thresholds: the best on the validation split, kept for their checkpoint, given by the user."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lung_unet.data.labels import agreement
+from lung_unet.data.pipeline import scan_records
+from lung_unet.errors import InputError
+from lung_unet.evaluation.candidates import find_candidates, marks_of
+from lung_unet.evaluation.operating_point import OperatingPoint, choose, operating_point
+from lung_unet.evaluation.operating_search import DEFAULT, GRID, best, examine, nodule_dice
+from lung_unet.evaluation.voxel import score
+from lung_unet.workdir import claim
+
+
+@pytest.fixture
+def workdir(config, dataset, tmp_path):
+    claim(tmp_path, config, dataset)
+    return tmp_path
+
+
+@pytest.fixture
+def record(dataset):
+    return scan_records(dataset, "validation")[0]
+
+
+@pytest.fixture
+def blurred(oracle):
+    """A predictor that knows the truth, falls off around it, and sees other things as well."""
+    right = oracle(gain=1.0)
+
+    def predict(hu, lungs):
+        truth = right(hu, lungs)
+        wide = np.mean([np.roll(truth, n, axis) for n in (-2, -1, 1, 2) for axis in range(3)], 0)
+        noise = np.roll(truth, 9, 1) * np.linspace(0, 0.5, truth.shape[0])[:, None, None]
+        return np.maximum(0.65 * truth + 0.3 * wide, noise).astype(np.float32)
+
+    return predict
+
+
+def test_the_threshold_is_the_one_of_the_highest_nodule_dice(
+    blurred, config, dataset, workdir, record
+):
+    point = choose(blurred, config, dataset, workdir, 7)
+    scan = examine(blurred, config, record, GRID)
+    dice = np.array(scan["dice"])[:, 0]
+    assert np.ptp(dice) > 0.1 and dice[GRID["threshold"].index(point.threshold)] == dice.max()
+    assert point.candidate_threshold <= point.threshold
+    stored = json.loads((workdir / "operating_point.json").read_text())
+    assert stored["chosen_on"]["nodules"] == 1
+    assert stored["chosen_on"]["nodule_dice"] == pytest.approx(dice.max())
+
+
+def test_nodule_dice_equals_that_of_the_whole_mask(config, dataset, record):
+    rng = np.random.default_rng(0)
+    probability = rng.random(record.volume.source.shape).astype(np.float32)
+    probability[rng.random(probability.shape) < 0.9] = 0
+    for finding in record.findings:
+        probability[finding.box] += 0.3 * (finding.votes > 0)
+    readers, spacing_mm = agreement(config.data), record.volume.source.spacing_mm
+    for threshold, own in zip(
+        (0.1, 0.5), nodule_dice(probability, record, readers, (0.1, 0.5)), strict=True
+    ):
+        whole = score(
+            probability > threshold, record.findings, record.ignored(), readers, spacing_mm
+        )
+        assert own == [n.dice for n in whole.nodules] and own[0] > 0
+
+
+def test_marks_of_the_search_are_those_of_the_scan(blurred, config, record):
+    values = {"threshold": (0.3,), "candidate_threshold": (0.1,), "min_diameter_mm": (6.0,)}
+    scan = examine(blurred, config, record, values)
+    probability = blurred(record.volume.hu, record.volume.lungs)
+    levels = [find_candidates(probability, record.volume.grid, t, 6.0) for t in (0.3, 0.1)]
+    marks = marks_of(*levels, 0.3)
+    sure, faint = (scan["regions"][level] for level in ("0.3", "0.1"))
+    rows = [*sure, *(r for r in faint if r[3] <= 0.3)]
+    assert [m.probability for m in marks] == [r[3] for r in rows] and len(marks) > 0
+
+
+def test_faint_regions_that_are_nodules_lower_the_candidate_threshold():
+    far = [0.0, 300.0, 0.0]
+    scan = {
+        "nodules": [[0.0, 0.0, 0.0, 8.0], [50.0, 0.0, 0.0, 8.0]],
+        "excluded": [],
+        "dice": [[0.5, 0.0]],
+        "regions": {
+            "0.5": [[0.0, 0.0, 0.0, 0.9, 8.0]],
+            "0.1": [[0.0, 0.0, 0.0, 0.9, 9.0]],
+            "0.05": [[50.0, 0.0, 0.0, 0.07, 4.5], [*far, 0.09, 3.5], [*far, 0.08, 3.5]],
+        },
+    }
+    values = {"threshold": (0.5,), "candidate_threshold": (0.05, 0.1),
+              "min_diameter_mm": (0.0, 3.0, 4.0)}  # fmt: skip
+    chosen, scores = best([scan], values)
+    assert chosen == {"threshold": 0.5, "candidate_threshold": 0.05, "min_diameter_mm": 4.0}
+    assert scores["chosen_on"]["cpm"] == 1.0
+
+
+def test_equal_scores_and_no_nodules_take_the_default():
+    levels = [str(t) for values in GRID.values() for t in values]
+    mark, nodule = [0.0, 0.0, 0.0, 0.95, 9.0], [0.0, 0.0, 0.0, 8.0]
+    scan = {"nodules": [nodule], "excluded": [], "dice": [[0.75]] * 9,
+            "regions": {level: [mark] for level in levels}}  # fmt: skip
+    chosen, scores = best([scan], GRID)
+    assert chosen == DEFAULT and scores["chosen_on"]["nodule_dice"] == 0.75
+    empty = {"nodules": [], "excluded": [], "dice": [[]] * 9,
+             "regions": {level: [mark] for level in levels}}  # fmt: skip
+    assert best([empty], GRID) == (DEFAULT, {"chosen_on": {"scans": 1, "nodules": 0}})
+
+
+def test_it_is_kept_for_its_checkpoint_and_settings(oracle, config, dataset, workdir):
+    first = oracle()
+    point = choose(first, config, dataset, workdir, 7)
+    assert first.calls == 1 and operating_point(workdir, config, 7) == point
+    again = oracle()
+    assert choose(again, config, dataset, workdir, 7) == point and again.calls == 0
+    with pytest.raises(InputError, match=r"step 8; run python -m lung_unet\.evaluate"):
+        operating_point(workdir, config, 8)
+    choose(again, config, dataset, workdir, 8)
+    assert again.calls == 1
+    config.evaluation.overlap = 0.1
+    with pytest.raises(InputError, match="no thresholds were chosen"):
+        operating_point(workdir, config, 8)
+
+
+def test_numbers_of_the_configuration_hold(oracle, config, dataset, workdir):
+    config.evaluation.threshold = 0.15
+    predictor = oracle()
+    assert choose(predictor, config, dataset, workdir, 7).threshold == 0.15
+    config.evaluation.update(candidate_threshold=0.01, min_diameter_mm=1.0)
+    assert choose(predictor, config, dataset, workdir, 7) == OperatingPoint(0.15, 0.01, 1.0)
+    assert operating_point(workdir, config, 9) == OperatingPoint(0.15, 0.01, 1.0)
+    assert predictor.calls == 1  # with all three given nothing is predicted
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [({"threshold": 1.5}, "threshold = 1.5"), ({"min_diameter_mm": -1.0}, "min_diameter_mm = -1"),
+     ({"threshold": 0.2, "candidate_threshold": 0.3}, "candidate_threshold = 0.3: choose 0.2"),
+     ({"candidate_threshold": 0.3}, "candidate_threshold = 0.3: choose 0.1")],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(config, workdir, values, named):
+    config.evaluation.update(values)
+    with pytest.raises(InputError, match=named):
+        operating_point(workdir, config, 7)
