@@ -73,3 +73,38 @@ def test_choice_that_does_not_exist_is_named(config, change, named):
     config.model.update(change)
     with pytest.raises(InputError, match=named):
         unet.build(config, nnx.Rngs(0))
+
+
+def leaves(config):
+    module = nnx.eval_shape(lambda: unet.build(config, nnx.Rngs(0)))
+    return {"/".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(module))}
+
+
+def test_deep_supervision_adds_a_head_to_each_level_but_the_lowest_and_keeps_the_result(config):
+    config.model.channels = (4, 8, 8, 12, 12)
+    plain = leaves(config)
+    x = jax.random.normal(jax.random.key(0), (1, 16, 16, 32, 1))
+    assert len(unet.build(config, nnx.Rngs(0)).all_levels(x)) == 1
+    config.model.deep_supervision = True
+    added = leaves(config) - plain
+    assert added == {f"deep_heads/{i}/{name}" for i in (0, 1) for name in ("kernel", "bias")}
+    module = unet.build(config, nnx.Rngs(0))
+    levels = module.all_levels(x)
+    assert [v.shape[1:4] for v in levels] == [(16, 16, 32), (8, 8, 16), (4, 4, 8)]
+    np.testing.assert_array_equal(levels[0], module(x))
+
+
+@pytest.mark.parametrize("down", unet.DOWN)
+def test_rematerialisation_gives_the_same_gradient_in_less_memory(config, down):
+    config.model.update(channels=(8, 16, 16), down=down)
+    x = jax.random.normal(jax.random.key(0), (1, 24, 24, 24, 1))
+    found, memory = [], []
+    for config.model.remat in (False, True):
+        graph, state = nnx.split(unet.build(config, nnx.Rngs(0)))
+        step = jax.jit(jax.grad(lambda s, g=graph: jnp.square(nnx.merge(g, s)(x)).mean()))
+        compiled = step.lower(state).compile()
+        memory.append(compiled.memory_analysis().temp_size_in_bytes)
+        found.append(jax.tree.leaves(compiled(state)))
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert memory[1] < 0.9 * memory[0]
