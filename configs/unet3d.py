@@ -123,6 +123,8 @@ def _smoke(config: ConfigDict) -> None:
     config.data.nodule_fraction = 0.75  # few nodules, few steps: see as many as can be
     config.model.channels = (8, 16, 32)
     config.model.activation = "relu"
+    config.augment.blur.probability = 0.0  # nodules are a few voxels across
+    config.augment.low_resolution.probability = 0.0
     config.optimizer.learning_rate = 1e-2
     config.optimizer.warmup_steps = 20
     config.train.steps = 600
