@@ -55,7 +55,7 @@ def test_loss_falls_and_validation_dice_rises(config, batch):
     "data, space, model",
     [
         (4, 1, {}),
-        (2, 2, {"channels": (2, 4, 4, 4), "deep_supervision": True, "remat": True}),
+        (2, 2, {"channels": (2, 4, 4, 4), "convs": 1, "deep_supervision": True}),
         (1, 4, {}),
     ],
 )
@@ -83,7 +83,7 @@ def test_any_mesh_gives_the_same_step_without_gathering_activations(
 
 
 def test_deep_supervision_trains_every_head_and_validates_the_finest(config, batch):
-    config.model.update(channels=(2, 4, 4, 4), deep_supervision=True)
+    config.model.update(channels=(2, 4, 4, 4), convs=1, deep_supervision=True)
     config.optimizer.weight_decay = 0.0
     mesh, apply, state, step = build(config)
     put = put_batch(batch, mesh)
