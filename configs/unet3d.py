@@ -49,10 +49,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.activation = "leaky_relu"  # leaky_relu, relu, gelu, silu
     config.model.down = "max_pool"  # max_pool, strided
     config.model.up = "transpose"  # transpose, nearest
+    config.model.deep_supervision = False  # a loss at every decoder level but the lowest
+    config.model.remat = False  # compute activations again for the gradient, to save memory
     config.model.dtype = "auto"  # bfloat16 on accelerators, float32 on CPU; or name one
 
     config.loss = ConfigDict()
     config.loss.name = "dice_ce"  # cross_entropy, dice, dice_ce, focal, tversky
+    config.loss.smooth = 1.0  # voxels; keeps Dice and Tversky defined where nothing is
     config.loss.focal_gamma = 2.0
     config.loss.tversky_alpha = 0.3  # weight of false positives
     config.loss.tversky_beta = 0.7  # weight of false negatives
@@ -66,17 +69,24 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.weight_decay = 3e-5
     config.optimizer.clip_norm = 12.0  # of the gradient
 
+    # nnU-Net's probabilities and ranges, with turns by 90° and shifts of brightness on top.
+    # Intensities are in window units: 0.1 is 70 HU.
     config.augment = ConfigDict()
-    config.augment.flip = True
-    config.augment.rotate90 = True  # in the axial plane
-    config.augment.affine_probability = 0.2
-    config.augment.rotate_degrees = 30.0
-    config.augment.scale = (0.7, 1.4)
-    config.augment.brightness = 0.1  # standard deviation of an added constant, window units
-    config.augment.contrast = (0.75, 1.25)
-    config.augment.gamma = (0.7, 1.5)
-    config.augment.noise = 0.1  # largest standard deviation
-    config.augment.intensity_probability = 0.15  # of each intensity change
+    config.augment.rotate = {"probability": 0.2, "degrees": (-30.0, 30.0)}  # about each axis
+    config.augment.scale = {"probability": 0.2, "factor": (0.7, 1.4), "isotropic": True}
+    # Control points every `spacing` voxels move up to `magnitude` voxels.
+    config.augment.elastic = {"probability": 0.0, "spacing": 32, "magnitude": (0.0, 8.0)}
+    config.augment.flip = {"probability": 0.5}  # of each axis
+    config.augment.rotate90 = {"probability": 0.5}  # in the axial plane
+    config.augment.noise = {"probability": 0.1, "sigma": (0.0, 0.1)}
+    config.augment.blur = {"probability": 0.1, "sigma": (0.5, 1.0)}  # voxels
+    config.augment.brightness = {
+        "probability": 0.15, "factor": (0.75, 1.25), "shift": (-0.1, 0.1)
+    }  # fmt: skip
+    config.augment.contrast = {"probability": 0.15, "factor": (0.75, 1.25)}
+    config.augment.low_resolution = {"probability": 0.125, "zoom": (0.5, 1.0)}
+    config.augment.gamma_inverted = {"probability": 0.1, "power": (0.7, 1.5)}
+    config.augment.gamma = {"probability": 0.3, "power": (0.7, 1.5)}
 
     config.mesh = ConfigDict()
     config.mesh.data = 1  # devices over the batch
@@ -118,6 +128,8 @@ def _smoke(config: ConfigDict) -> None:
     config.data.nodule_fraction = 0.75  # few nodules, few steps: see as many as can be
     config.model.channels = (8, 16, 32)
     config.model.activation = "relu"
+    config.augment.blur.probability = 0.0  # nodules are a few voxels across
+    config.augment.low_resolution.probability = 0.0
     config.optimizer.learning_rate = 1e-2
     config.optimizer.warmup_steps = 20
     config.train.steps = 600
@@ -138,10 +150,15 @@ def _nnunet(config: ConfigDict) -> None:
     """nnU-Net v2's 3d_fullres plan for LUNA16 at 1 mm."""
     config.model.channels = (32, 64, 128, 256, 320, 320)
     config.model.down = "strided"
+    config.model.deep_supervision = True
+    config.loss.smooth = 1e-5
+    config.augment.rotate90.probability = 0.0
+    config.augment.brightness.shift = (0.0, 0.0)
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 1e-2
     config.optimizer.schedule = "poly"
     config.optimizer.warmup_steps = 0
+    config.train.steps = 250_000
 
 
 def _peer_cpu(config: ConfigDict) -> None:

@@ -23,7 +23,7 @@ NAME = "config.json"
 # What may differ when a run goes on: where and how it runs, not what it computes.
 FREE = (
     "variant", "data.dir", "data.lidc_xml", "data.threads", "data.prefetch", "data.on_broken",
-    "mesh", "evaluation", "train.steps", "train.log_every", "train.eval_every",
+    "model.remat", "mesh", "evaluation", "train.steps", "train.log_every", "train.eval_every",
     "train.checkpoint_every",
 )  # fmt: skip
 

@@ -43,8 +43,9 @@ def layer_rows(config: ConfigDict) -> list[tuple[str, tuple[int, ...], int, int]
         kernel = up.kernel.shape
         add(f"decoder {level}, {up.kind}", kernel, level, extra(up, kernel), 1)
         blocks(f"decoder {level}", stage, level)
-    kernel = module.head.kernel.shape
-    add("head", kernel, 0, extra(module.head, kernel), 1)
+    for level, head in enumerate((module.head, *module.deep_heads)):
+        kernel = head.kernel.shape
+        add(f"head {level}", kernel, level, extra(head, kernel), 1)
     return rows
 
 

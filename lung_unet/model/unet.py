@@ -1,5 +1,6 @@
 """3D U-Net (Çiçek et al. 2016, arXiv 1606.06650): an encoder, a decoder, and skips between them."""
 
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -24,6 +25,7 @@ class UNet(nnx.Module):
         channels = tuple(model.channels)
         block = {"norm": model.norm, "activation": model.activation, "dtype": dtype, "rngs": rngs}
         self.pools = model.down == "max_pool"
+        self.remat = model.remat
 
         def stage(channels_in: int, channels_out: int, stride: int) -> nnx.List:
             widths = [channels_in] + [channels_out] * model.convs
@@ -31,6 +33,9 @@ class UNet(nnx.Module):
                 ConvBlock(a, b, stride=stride if i == 0 else 1, **block)
                 for i, (a, b) in enumerate(pairwise(widths))
             )
+
+        def head(channels_in: int) -> Conv:
+            return Conv(channels_in, 1, 1, bias=True, dtype=dtype, rngs=rngs)
 
         stride = 1 if self.pools else 2
         self.encoder = nnx.List(
@@ -40,22 +45,46 @@ class UNet(nnx.Module):
         pairs = list(pairwise(channels))[::-1]
         self.ups = nnx.List(Upsample(b, a, model.up, dtype=dtype, rngs=rngs) for a, b in pairs)
         self.decoder = nnx.List(stage(2 * a, a, 1) for a, _ in pairs)
-        self.head = Conv(channels[0], 1, 1, bias=True, dtype=dtype, rngs=rngs)
+        self.head = head(channels[0])
+        # nnU-Net has a head at the decoder's lowest level too, and gives it a weight of 0.
+        self.deep_heads = nnx.List(map(head, channels[1:-2] if model.deep_supervision else ()))
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        return self.head(self._features(x)[0]).astype(jnp.float32)
+
+    def all_levels(self, x: jax.Array) -> list[jax.Array]:
+        """The logits that training supervises, finest first: each has half the voxels an axis of
+        the one before, and the first are those of a call."""
+        heads = (self.head, *self.deep_heads)
+        return [
+            head(features).astype(jnp.float32)
+            for head, features in zip(heads, self._features(x), strict=False)
+        ]
+
+    def _features(self, x: jax.Array) -> list[jax.Array]:
+        """The activations at the end of the network and of each level below it, finest first."""
+        checkpoint = jax.checkpoint if self.remat else lambda stage: stage
         skips = []
-        for level, convs in enumerate(self.encoder):
-            if level and self.pools:
-                x = max_pool(x)
-            for conv in convs:
-                x = conv(x)
+        for level in range(len(self.encoder)):
+            x = checkpoint(partial(self._encode, level))(x)
             skips.append(x)
-        skips.pop()
-        for up, convs in zip(self.ups, self.decoder, strict=True):
-            x = jnp.concatenate([up(x), skips.pop()], -1)
-            for conv in convs:
-                x = conv(x)
-        return self.head(x).astype(jnp.float32)
+        features = [skips.pop()]
+        for i in range(len(self.decoder)):
+            features.append(checkpoint(partial(self._decode, i))(features[-1], skips.pop()))
+        return features[::-1]
+
+    def _encode(self, level: int, x: jax.Array) -> jax.Array:
+        if level and self.pools:
+            x = max_pool(x)
+        for conv in self.encoder[level]:
+            x = conv(x)
+        return x
+
+    def _decode(self, i: int, x: jax.Array, skip: jax.Array) -> jax.Array:
+        x = jnp.concatenate([self.ups[i](x), skip], -1)
+        for conv in self.decoder[i]:
+            x = conv(x)
+        return x
 
 
 def build(config: ConfigDict, rngs: nnx.Rngs) -> UNet:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,13 @@ from ml_collections import ConfigDict
 from lung_unet.data.labels import agreement
 from lung_unet.data.scan import IGNORE, READERS
 from lung_unet.model import unet
-from lung_unet.model.losses import make_loss
+from lung_unet.model.losses import at_all_levels, make_loss
+from lung_unet.model.unet import UNet
 from lung_unet.parallel.mesh import BATCH, BATCH_AND_DEPTH, REPLICATED
 from lung_unet.train.augment import augment, window
 
 Batch = dict[str, jax.Array]
-Apply = Callable[[dict, jax.Array], jax.Array]
+Apply = Callable[..., Any]
 
 
 @partial(
@@ -37,7 +39,8 @@ class TrainState:
 def make_apply(config: ConfigDict) -> tuple[Apply, Callable[[], dict]]:
     """(apply, init): apply(params, images) → logits, and init() → fresh parameters.
 
-    The module is built once and split; from there on parameters are plain nested dicts.
+    The module is built once and split; from there on parameters are plain nested dicts. As in Flax,
+    apply(…, method=UNet.all_levels) calls that method of the module instead.
     """
     graph, abstract = nnx.split(nnx.eval_shape(lambda: unet.build(config, nnx.Rngs(0))))
 
@@ -45,10 +48,10 @@ def make_apply(config: ConfigDict) -> tuple[Apply, Callable[[], dict]]:
         module = unet.build(config, nnx.Rngs(config.seed))
         return nnx.to_pure_dict(nnx.state(module))
 
-    def apply(params: dict, images: jax.Array) -> jax.Array:
+    def apply(params: dict, images: jax.Array, method: Callable = UNet.__call__) -> Any:
         state = jax.tree.map(lambda x: x, abstract)
         nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graph, state)(images)
+        return method(nnx.merge(graph, state), images)
 
     return apply, init
 
@@ -77,7 +80,7 @@ def make_train_step(
     config: ConfigDict, apply: Apply, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled step: (state, batch) → (state, metrics). The state's memory is reused."""
-    loss_of = make_loss(config)
+    loss_of = partial(at_all_levels, make_loss(config))
     replicated = NamedSharding(mesh, REPLICATED)
     inner = NamedSharding(mesh, BATCH_AND_DEPTH)
     # Augmentation gathers across the whole patch, so it runs before depth is split.
@@ -94,7 +97,8 @@ def make_train_step(
         targets, weights = targets_of(labels, config.data)
 
         def loss_fn(params: dict) -> jax.Array:
-            return loss_of(apply(params, images)[..., 0], targets, weights)
+            levels = apply(params, images, method=UNet.all_levels)
+            return loss_of([logits[..., 0] for logits in levels], targets, weights)
 
         loss, grads = jax.value_and_grad(loss_fn)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

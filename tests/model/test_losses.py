@@ -84,3 +84,35 @@ def test_tversky_weighs_misses_by_beta(config, example):
 def test_unknown_loss_is_named(config):
     with pytest.raises(InputError, match=r"config\.loss\.name"):
         make(config, "hinge")
+
+
+def test_smooth_decides_what_an_empty_batch_costs(config, example):
+    logits, targets, weights = example
+    for smooth, cost in ((1e-5, 1.0), (1e5, 0.0)):
+        config.loss.smooth = smooth
+        assert make(config, "dice")(logits, 0 * targets, weights) == pytest.approx(cost, abs=0.01)
+
+
+def test_levels_are_weighted_by_halves_and_read_the_nearest_voxel(config, example):
+    logits, targets, weights = example
+    loss = make(config, "cross_entropy")
+    weights = weights.at[0, :2].set(0)
+    assert losses.at_all_levels(loss, [logits], targets, weights) == loss(logits, targets, weights)
+    levels = [logits, logits[:, :2, :2, :2], logits[:, :1, :1, :1]]
+    expected = 4 / 7 * loss(logits, targets, weights)
+    for share, logits, step in ((2 / 7, levels[1], 2), (1 / 7, levels[2], 4)):
+        near = (slice(None), *[slice(step // 2, None, step)] * 3)
+        expected += share * loss(logits, targets[near], weights[near])
+    assert losses.at_all_levels(loss, levels, targets, weights) == pytest.approx(float(expected))
+
+
+def test_what_is_ignored_is_ignored_at_every_level(config, example):
+    logits, targets, weights = example
+    loss = make(config, "dice_ce")
+    weights = weights.at[:, :2].set(0)
+    levels = [logits, logits[:, :2, :2, :2]]
+    value = losses.at_all_levels(loss, levels, targets, weights)
+    gradient = jax.grad(lambda ls: losses.at_all_levels(loss, ls, targets, weights))(levels)
+    assert value == losses.at_all_levels(loss, levels, targets.at[:, :2].set(1), weights)
+    assert not gradient[0][:, :2].any() and not gradient[1][:, :1].any()
+    assert gradient[0][:, 2:].all() and gradient[1][:, 1:].all()

@@ -9,9 +9,11 @@ from flax import nnx
 from lung_unet.model import layers, summary, unet
 
 
-@pytest.mark.parametrize("variant", [{}, {"down": "strided", "up": "nearest", "norm": "group"}])
+@pytest.mark.parametrize(
+    "variant", [{}, {"down": "strided", "up": "nearest", "norm": "group", "deep_supervision": True}]
+)
 def test_summary_counts_every_parameter(config, variant):
-    config.model.update(channels=(8, 16, 16), **variant)
+    config.model.update(channels=(8, 16, 16, 16), **variant)
     module = unet.build(config, nnx.Rngs(0))
     total = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module)))
     assert sum(row[2] for row in summary.layer_rows(config)) == total
@@ -19,7 +21,7 @@ def test_summary_counts_every_parameter(config, variant):
 
 @pytest.mark.parametrize("down", ["max_pool", "strided"])
 def test_flops_are_those_of_the_convolutions_that_run(config, down, monkeypatch):
-    config.model.update(channels=(8, 16, 32), down=down)
+    config.model.update(channels=(8, 16, 32, 32), down=down, deep_supervision=True)
     flops = []
 
     def counting(function, taps):
@@ -35,5 +37,5 @@ def test_flops_are_those_of_the_convolutions_that_run(config, down, monkeypatch)
     transpose = counting(layers.conv3d_transpose, taps=False)
     monkeypatch.setattr(layers, "conv3d_transpose", transpose)
     module = unet.build(config, nnx.Rngs(0))
-    jax.eval_shape(lambda: module(jnp.zeros((1, *config.data.patch, 1))))
+    jax.eval_shape(lambda: module.all_levels(jnp.zeros((1, *config.data.patch, 1))))
     assert [row[3] for row in summary.layer_rows(config)] == flops

@@ -1,6 +1,7 @@
 """The U-Net: shapes, choices, and what it must not depend on."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from flax import nnx
 
 from lung_unet.errors import InputError
 from lung_unet.model import unet
+from lung_unet.train.step import make_apply
 
 
 def run(config, x):
@@ -73,3 +75,46 @@ def test_choice_that_does_not_exist_is_named(config, change, named):
     config.model.update(change)
     with pytest.raises(InputError, match=named):
         unet.build(config, nnx.Rngs(0))
+
+
+def leaves(config):
+    module = nnx.eval_shape(lambda: unet.build(config, nnx.Rngs(0)))
+    return {"/".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(module))}
+
+
+def test_deep_supervision_adds_a_head_to_each_level_but_the_lowest_and_keeps_the_result(config):
+    config.model.channels = (2, 4, 4, 4, 4)
+    plain = leaves(config)
+    config.model.deep_supervision = True
+    added = leaves(config) - plain
+    assert added == {f"deep_heads/{i}/{name}" for i in (0, 1) for name in ("kernel", "bias")}
+
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def run(x):
+        module = unet.build(config, nnx.Rngs(0))
+        return module.all_levels(x), module(x)
+
+    levels, logits = run(jax.random.normal(jax.random.key(0), (1, 16, 16, 32, 1)))
+    assert [v.shape[1:4] for v in levels] == [(16, 16, 32), (8, 8, 16), (4, 4, 8)]
+    np.testing.assert_allclose(levels[0], logits, atol=1e-6)
+
+
+def test_rematerialisation_keeps_a_fraction_of_the_activations_for_the_same_gradient(config):
+    config.model.channels = (4, 8)
+    x = jax.random.normal(jax.random.key(0), (1, 16, 16, 16, 1))
+    found, kept = [], []
+    for config.model.remat in (False, True):
+        apply, init = make_apply(config)
+
+        def loss(params, apply=apply):
+            return jnp.square(apply(params, x)).mean()
+
+        options = {"xla_backend_optimization_level": 0}
+        gradient = jax.jit(lambda f=loss, i=init: jax.grad(f)(i()), compiler_options=options)()
+        found.append(jax.tree.leaves(gradient))
+        # What the backward pass holds; XLA's CPU backend orders work so that its peak says little.
+        residuals = jax.eval_shape(lambda p, f=loss: jax.vjp(f, p)[1], gradient)
+        kept.append(sum(leaf.size for leaf in jax.tree.leaves(residuals)))
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert kept[1] < 0.3 * kept[0]

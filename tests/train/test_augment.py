@@ -1,20 +1,34 @@
 """Augmentation: image and labels move together, by key alone, within the window."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.unet3d import get_config
 from lung_unet.data.scan import IGNORE
+from lung_unet.parallel.mesh import BATCH, make_mesh
 from lung_unet.train.augment import augment, window
+from lung_unet.train.intensity import INTENSITY
+
+SPATIAL = ("rotate", "scale", "elastic")
+TURNS = ("flip", "rotate90")
 
 
 @pytest.fixture
 def quiet(config):
     """No change at all."""
-    config.augment.update(flip=False, rotate90=False, affine_probability=0.0)
-    config.augment.intensity_probability = 0.0
+    for change in config.augment.values():
+        change.probability = 0.0
     return config
+
+
+def run(hu, labels, keys, config):
+    """`augment`, compiled without much ado."""
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(partial(augment, config=config), compiler_options=options)(hu, labels, keys)
 
 
 def keys(n: int, seed: int = 0):
@@ -32,8 +46,9 @@ def batch(n: int = 8, size: int = 10):
 
 def test_without_augmentation_the_image_is_the_windowed_hu(quiet):
     hu, labels = batch(2)
-    image, out = augment(hu, labels, keys(2), quiet)
-    np.testing.assert_allclose(image[..., 0], window(jnp.asarray(hu), quiet.data.window_hu))
+    image, out = run(hu, labels, keys(2), quiet)
+    plain = window(jnp.asarray(hu), quiet.data.window_hu)
+    np.testing.assert_allclose(image[..., 0], plain, atol=1e-6)
     np.testing.assert_array_equal(out, labels)
 
 
@@ -43,58 +58,75 @@ def test_window_maps_its_ends_and_clips():
 
 
 def test_turns_move_labels_with_the_image_and_reach_all_sixteen(quiet):
-    quiet.augment.update(flip=True, rotate90=True)
+    for name in TURNS:
+        quiet.augment[name].probability = 0.5
     hu, labels = batch(400)
-    image, out = augment(hu, labels, keys(400), quiet)
-    plain = np.asarray(window(jnp.asarray(hu[:1]), quiet.data.window_hu))[0]
+    image, out = run(hu, labels, keys(400), quiet)
+    plain = np.round(window(jnp.asarray(hu[0]), quiet.data.window_hu), 4)
     of_value = dict(zip(plain.ravel().tolist(), labels[0].ravel().tolist(), strict=True))
     seen = set()
-    for one, own in zip(np.asarray(image[..., 0]), np.asarray(out), strict=True):
+    for one, own in zip(np.round(image[..., 0], 4), np.asarray(out), strict=True):
+        np.testing.assert_array_equal(np.sort(one, None), np.sort(plain, None))
         np.testing.assert_array_equal(own.ravel(), [of_value[v] for v in one.ravel().tolist()])
         seen.add(own.tobytes() + one[0, 0, :3].tobytes())
     assert len(seen) == 16  # three flips and a transposition
 
 
-def test_affine_turns_labels_with_the_image_and_ignores_what_it_did_not_see(quiet):
-    quiet.augment.update(affine_probability=1.0, rotate_degrees=20.0, scale=(0.6, 0.7))
-    size = 24
-    ball = np.linalg.norm(np.indices((size,) * 3) - (size - 1) / 2, axis=0) < 8
-    off = np.roll(ball, (2, -3, 1), (0, 1, 2))
-    hu = np.where(off, 400, -1000).astype(np.int16)
-    image, labels = augment(hu[None], off.astype(np.uint8)[None] * 4, keys(1), quiet)
-    bright, marked = np.asarray(image[0, ..., 0]) > 0, np.asarray(labels[0]) == 4
-    assert 2 * (bright & marked).sum() / (bright.sum() + marked.sum()) > 0.97
-    assert 0.15 < marked.sum() / ball.sum() < 0.5  # shrunk by 0.6 to 0.7 an axis
-    assert (np.asarray(labels[0])[0, 0, 0]) == IGNORE and image[0, 0, 0, 0, 0] == -1
-
-
-def test_a_key_decides_and_each_sample_has_its_own(config):
-    config.augment.update(affine_probability=1.0, intensity_probability=1.0)
+@pytest.mark.parametrize("name", (*SPATIAL, *TURNS, *INTENSITY))
+def test_each_change_at_probability_one_changes_every_sample_and_stays_in_the_window(quiet, name):
+    quiet.augment.elastic.update(spacing=5, magnitude=(1.0, 2.0))
+    quiet.augment[name].probability = 1.0
     hu, labels = batch(3)
-    run = jax.jit(lambda k: augment(hu, labels, k, config))
-    first, again, other = run(keys(3)), run(keys(3)), run(keys(3, 1))
+    image, out = run(hu, labels, keys(3), quiet)
+    plain = window(jnp.asarray(hu), quiet.data.window_hu)
+    assert image.shape == (*hu.shape, 1) and out.shape == hu.shape and out.dtype == np.uint8
+    assert image.min() >= -1 and image.max() <= 1
+    assert (np.abs(image[..., 0] - plain).mean((1, 2, 3)) > 1e-3).all()
+    same = (np.asarray(out) == labels).all((1, 2, 3))
+    assert same.all() if name in INTENSITY else not same.any()
+
+
+def test_a_key_decides_and_each_sample_has_its_own(quiet):
+    for name in ("rotate", "flip", "noise", "blur", "gamma"):
+        quiet.augment[name].probability = 0.5
+    hu, labels = batch(4)
+    first, again, other = (run(hu, labels, keys(4, seed), quiet) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first[0], again[0])
     assert not np.array_equal(first[0], other[0])
     assert not np.array_equal(first[0][0], first[0][1])
     # a sample does not depend on its neighbours, so any split of the batch draws the same
-    alone = augment(hu[:1], labels[:1], keys(3)[:1], config)
-    np.testing.assert_allclose(alone[0][0], first[0][0], atol=1e-5)
-
-
-def test_intensity_changes_stay_in_the_window_and_leave_labels(quiet):
-    quiet.augment.intensity_probability = 1.0
-    hu, labels = batch(4)
-    image, out = augment(hu, labels, keys(4), quiet)
-    assert image.min() >= -1 and image.max() <= 1
-    plain = window(jnp.asarray(hu), quiet.data.window_hu)
-    assert (np.abs(image[..., 0] - plain).mean((1, 2, 3)) > 0.01).all()
-    np.testing.assert_array_equal(out, labels)
+    quiet.mesh.data = 4
+    split = jax.shard_map(
+        partial(augment, config=quiet), mesh=make_mesh(quiet), in_specs=BATCH, out_specs=BATCH,
+        check_vma=False,
+    )  # fmt: skip
+    alone = jax.jit(split)(hu, labels, keys(4))
+    np.testing.assert_allclose(alone[0], first[0], atol=1e-5)
+    np.testing.assert_array_equal(alone[1], first[1])
 
 
 def test_rare_changes_are_as_rare_as_the_config_says(quiet):
-    quiet.augment.intensity_probability = 0.15
+    for name in ("brightness", "contrast", "gamma", "noise"):
+        quiet.augment[name].probability = 0.15
     hu, labels = batch(300, 4)
-    image, _ = augment(hu, labels, keys(300), quiet)
+    image, _ = run(hu, labels, keys(300), quiet)
     plain = window(jnp.asarray(hu), quiet.data.window_hu)
-    changed = np.asarray(jnp.any(image[..., 0] != plain, (1, 2, 3))).mean()
+    changed = np.asarray(jnp.any(jnp.abs(image[..., 0] - plain) > 1e-6, (1, 2, 3))).mean()
     assert abs(changed - (1 - 0.85**4)) < 0.1
+
+
+def test_the_nnunet_variant_has_the_probabilities_and_ranges_of_nnunet():
+    c = get_config("nnunet").augment
+    assert {name: change.probability for name, change in c.items()} == {
+        "rotate": 0.2, "scale": 0.2, "elastic": 0, "flip": 0.5, "rotate90": 0, "noise": 0.1,
+        "blur": 0.2 * 0.5, "brightness": 0.15, "contrast": 0.15, "low_resolution": 0.25 * 0.5,
+        "gamma_inverted": 0.1, "gamma": 0.3,
+    }  # fmt: skip
+    assert c.rotate.degrees == (-30, 30) and c.scale.factor == (0.7, 1.4) and c.scale.isotropic
+    assert (
+        c.noise.sigma == (0, 0.1) and c.blur.sigma == (0.5, 1) and c.low_resolution.zoom[0] == 0.5
+    )
+    assert c.brightness.factor == c.contrast.factor == (0.75, 1.25) and c.brightness.shift == (0, 0)
+    assert c.gamma.power == c.gamma_inverted.power == (0.7, 1.5)
+    names = ["noise", "blur", "brightness", "contrast", "low_resolution", "gamma_inverted", "gamma"]
+    assert list(INTENSITY) == names  # in the order of nnU-Net

@@ -51,9 +51,19 @@ def test_loss_falls_and_validation_dice_rises(config, batch):
     assert dice > 0.8 and after["true"] == 4 * 6 * 6 * 6
 
 
-@pytest.mark.parametrize("data, space", [(4, 1), (2, 2), (1, 4)])
-def test_any_mesh_gives_the_same_step_without_gathering_activations(config, batch, data, space):
+@pytest.mark.parametrize(
+    "data, space, model",
+    [
+        (4, 1, {}),
+        (2, 2, {"channels": (2, 4, 4, 4), "convs": 1, "deep_supervision": True}),
+        (1, 4, {}),
+    ],
+)
+def test_any_mesh_gives_the_same_step_without_gathering_activations(
+    config, batch, data, space, model
+):
     config.data.patch = (16, 16, 16)
+    config.model.update(model)
     results = []
     for shape in ((1, 1), (data, space)):
         config.mesh.update(data=shape[0], space=shape[1])
@@ -70,6 +80,18 @@ def test_any_mesh_gives_the_same_step_without_gathering_activations(config, batc
     second = jax.tree.leaves(many.opt_state)
     for a, b in zip(first, second, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-6)
+
+
+def test_deep_supervision_trains_every_head_and_validates_the_finest(config, batch):
+    config.model.update(channels=(2, 4, 4, 4), convs=1, deep_supervision=True)
+    config.optimizer.weight_decay = 0.0
+    mesh, apply, state, step = build(config)
+    put = put_batch(batch, mesh)
+    deep = jax.device_get(state.params)["deep_heads"]
+    counts = make_validation_step(config, apply, mesh)(state.params, put)
+    assert counts["true"] == 4 * 6 * 6 * 6
+    after = step(state, put)[0].params["deep_heads"]
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a != b).any()), deep, after))
 
 
 def test_the_same_step_is_the_same_to_the_bit_and_the_next_draws_anew(config, batch):

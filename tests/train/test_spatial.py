@@ -1,0 +1,110 @@
+"""Geometric augmentation: what is interpolated, and that labels follow the image."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lung_unet.data.scan import IGNORE
+from lung_unet.train import spatial
+
+KEY = jax.random.key(0)
+SIZE = 24
+
+
+@pytest.fixture
+def c(config):
+    for change in config.augment.values():
+        change.probability = 0.0
+    return config.augment
+
+
+def warp(c, both):
+    """`spatial.warp`, compiled without much ado."""
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(lambda key: spatial.warp(key, c, both), compiler_options=options)(KEY)
+
+
+def blob():
+    """An image that is its own label, off centre, and asymmetric."""
+    place = (np.indices((SIZE,) * 3) - (SIZE - 1) / 2 + [[[[2]]], [[[-3]]], [[[1]]]]) / [
+        [[[6]]], [[[8]]], [[[5]]]
+    ]  # fmt: skip
+    inside = np.linalg.norm(place, axis=0) < 1
+    image = np.where(inside, 1, spatial.AIR).astype(np.float32)
+    return jnp.asarray(image), jnp.asarray(inside.astype(np.uint8) * 4)
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("rotate", {"degrees": (20.0, 30.0)}),
+        ("scale", {"factor": (0.6, 1.4), "isotropic": False}),
+        ("elastic", {"spacing": 8, "magnitude": (2.0, 3.0)}),
+    ],
+)
+def test_labels_follow_an_image_that_is_its_own_label(c, name, change):
+    c[name].update(probability=1.0, **change)
+    both = blob()
+    image, labels = warp(c, both)
+    bright, marked = np.asarray(image) > 0, np.asarray(labels) == 4
+    assert 2 * (bright & marked).sum() / (bright.sum() + marked.sum()) > 0.94
+    still = np.asarray(both[1]) == 4
+    assert 2 * (still & marked).sum() / (still.sum() + marked.sum()) < 0.9  # it did move
+    assert set(np.unique(labels).tolist()) <= {0, 4, IGNORE}
+
+
+def test_factors_above_one_magnify_and_what_was_not_seen_is_ignored_air(c):
+    image, labels = blob()
+    for factor in (0.6, 1.25):
+        c.scale.update(probability=1.0, factor=(factor, factor))
+        scaled, marks = warp(c, (image, labels))
+        volume = (marks == 4).sum() / (labels == 4).sum()
+        assert volume == pytest.approx(factor**3, rel=0.1)
+        outside = marks == IGNORE
+        assert bool(outside[0, 0, 0]) == (factor < 1) and np.allclose(scaled[outside], spatial.AIR)
+
+
+def test_anisotropic_scaling_draws_each_axis_alone(c):
+    ball = np.linalg.norm(np.indices((SIZE,) * 3) - (SIZE - 1) / 2, axis=0) < 8
+    both = jnp.where(ball, 1.0, spatial.AIR), jnp.asarray(ball, jnp.uint8)
+
+    def extents(isotropic):
+        c.scale.update(probability=1.0, factor=(0.5, 1.0), isotropic=isotropic)
+        found = np.argwhere(np.asarray(warp(c, both)[1]) == 1)
+        return np.ptp(found, 0)
+
+    assert len(set(extents(True))) == 1 and len(set(extents(False))) > 1
+
+
+def test_a_warp_that_changes_nothing_keeps_every_bit(c):
+    both = blob()
+    c.rotate.update(probability=1.0, degrees=(0.0, 0.0))
+    for a, b in zip(warp(c, both), both, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_rotations_are_right_angled_and_turn_about_their_axis():
+    for axis in range(3):
+        matrix = np.asarray(spatial.rotation(jnp.zeros(3).at[axis].set(jnp.pi / 2)))
+        np.testing.assert_allclose(matrix[axis], np.eye(3)[axis], atol=1e-6)
+        np.testing.assert_allclose(np.diag(matrix), np.eye(3)[axis], atol=1e-6)
+    matrix = np.asarray(spatial.rotation(jnp.array([0.3, -0.2, 0.5])))
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-6)
+    assert np.linalg.det(matrix) == pytest.approx(1)
+
+
+def test_displacement_is_bounded_smooth_and_folds_nothing(c):
+    c.elastic.update(spacing=8, magnitude=(3.0, 3.0))  # 0.375 of the spacing
+    moved = np.asarray(spatial.displacement(KEY, c.elastic, (20, 24, 17)))
+    assert moved.shape == (3, 20, 24, 17) and 0.3 < np.abs(moved).max() <= 3
+    place = moved + np.indices(moved.shape[1:])
+    jacobian = np.stack([np.stack(np.gradient(p)) for p in place])
+    assert np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1))).min() > 0
+
+
+def test_splines_reproduce_lines():
+    matrix = np.asarray(spatial._spline(21, 8))
+    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
+    points = 8.0 * (np.arange(matrix.shape[1]) - 1)
+    np.testing.assert_allclose(matrix @ points, np.arange(21), atol=1e-5)
