@@ -1,0 +1,84 @@
+"""Augmentation of a batch: its time, its share of the step, and each transform alone."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from lung_unet.benchmark import synthetic
+from lung_unet.benchmark.program import compile_step, runner
+from lung_unet.benchmark.tables import print_table
+from lung_unet.benchmark.timing import Timing, measure
+from lung_unet.parallel.mesh import BATCH, make_mesh, put_batch
+from lung_unet.train.augment import augment
+from lung_unet.train.step import Batch
+
+DRAWN_S = 1.0  # a repeat: long enough for rare transforms to count as often as they are drawn
+
+
+def without_augmentation(config: ConfigDict) -> ConfigDict:
+    """A copy of the configuration in which no transform is ever drawn."""
+    plain = config.copy_and_resolve_references()
+    for name, value in _switches(plain.augment).items():
+        plain.augment[name] = type(value)(0)
+    return plain
+
+
+def _switches(c: ConfigDict) -> dict[str, bool | float]:
+    """What turns transforms on: flags, and probabilities."""
+    return {k: v for k, v in c.items() if isinstance(v, bool) or k.endswith("probability")}
+
+
+def measure_augmentation(config: ConfigDict, mesh: Mesh, batch: Batch, repeats: int) -> Timing:
+    """Times of the augmentation of a batch, compiled alone; each call draws anew."""
+    apply = jax.shard_map(
+        partial(augment, config=config), mesh=mesh, in_specs=BATCH, out_specs=BATCH, check_vma=False
+    )
+
+    @jax.jit
+    def draw(batch: Batch, step: jax.Array):
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
+        return apply(batch["hu"], batch["labels"], jax.random.split(key, batch["hu"].shape[0]))
+
+    steps = itertools.count()
+    return measure(lambda: draw(batch, jnp.int32(next(steps))), repeats, DRAWN_S)
+
+
+def measure_augment(config: ConfigDict, repeats: int) -> dict:
+    """The augmentation as configured, and each transform alone, of every sample."""
+    mesh = make_mesh(config)
+    batch = put_batch(synthetic.batch(config), mesh)
+    step = measure(runner(config, mesh, compile_step(config, mesh, batch, True)[0], batch), repeats)
+    configured = measure_augmentation(config, mesh, batch, repeats)
+    alone = {}
+    plain = without_augmentation(config)
+    for name, value in _switches(config.augment).items():
+        one = plain.copy_and_resolve_references()
+        one.augment[name] = type(value)(1)
+        alone[name] = measure_augmentation(one, mesh, batch, repeats)
+    none = measure_augmentation(plain, mesh, batch, repeats)
+    return {
+        **configured.to_json("augment"),
+        **step.to_json("step"),
+        "share": configured.ms / step.ms,
+        "none": none.to_json("augment"),
+        "alone": {name: timing.to_json("augment") for name, timing in alone.items()},
+    }
+
+
+def show_augment(result: dict) -> None:
+    """Prints what `measure_augment` returned."""
+    r = result
+    rows = [("as configured", r), ("nothing drawn", r["none"])]
+    rows += [(f"{name} alone, always", row) for name, row in r["alone"].items()]
+    print_table(
+        f"augmentation of a batch: {100 * r['share']:.1f}% of the step's {r['step_ms']:.1f} ms",
+        ("", "ms", "lowest", "highest", "CPU ms"),
+        [
+            (label, v["augment_ms"], *v["augment_ms_spread"], v["augment_cpu_ms"])
+            for label, v in rows
+        ],
+    )
