@@ -21,15 +21,23 @@ DRAWN_S = 1.0  # a repeat: long enough for rare transforms to count as often as 
 
 def without_augmentation(config: ConfigDict) -> ConfigDict:
     """A copy of the configuration in which no transform is ever drawn."""
-    plain = config.copy_and_resolve_references()
-    for name, value in _switches(plain.augment).items():
-        plain.augment[name] = type(value)(0)
-    return plain
+    return _drawing(config, only=None)
+
+
+def _drawing(config: ConfigDict, only: str | None) -> ConfigDict:
+    """A copy of the configuration that draws one transform always, the others never."""
+    copy = config.copy_and_resolve_references()
+    copy.augment.update_from_flattened_dict(
+        {name: type(value)(name == only) for name, value in _switches(config.augment).items()}
+    )
+    return copy
 
 
 def _switches(c: ConfigDict) -> dict[str, bool | float]:
-    """What turns transforms on: flags, and probabilities."""
-    return {k: v for k, v in c.items() if isinstance(v, bool) or k.endswith("probability")}
+    """What turns transforms on, by its path in `config.augment`: flags and probabilities."""
+    found = {k: v for k, v in c.items() if isinstance(v, bool) or k.endswith("probability")}
+    groups = ((k, v) for k, v in c.items() if isinstance(v, ConfigDict))
+    return found | {f"{k}.probability": v.probability for k, v in groups}
 
 
 def measure_augmentation(config: ConfigDict, mesh: Mesh, batch: Batch, repeats: int) -> Timing:
@@ -53,13 +61,13 @@ def measure_augment(config: ConfigDict, repeats: int) -> dict:
     batch = put_batch(synthetic.batch(config), mesh)
     step = measure(runner(config, mesh, compile_step(config, mesh, batch, True)[0], batch), repeats)
     configured = measure_augmentation(config, mesh, batch, repeats)
-    alone = {}
-    plain = without_augmentation(config)
-    for name, value in _switches(config.augment).items():
-        one = plain.copy_and_resolve_references()
-        one.augment[name] = type(value)(1)
-        alone[name] = measure_augmentation(one, mesh, batch, repeats)
-    none = measure_augmentation(plain, mesh, batch, repeats)
+    alone = {
+        name.removesuffix(".probability"): measure_augmentation(
+            _drawing(config, name), mesh, batch, repeats
+        )
+        for name in _switches(config.augment)
+    }
+    none = measure_augmentation(without_augmentation(config), mesh, batch, repeats)
     return {
         **configured.to_json("augment"),
         **step.to_json("step"),
