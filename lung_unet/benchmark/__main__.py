@@ -75,6 +75,7 @@ def here(name: str) -> dict:
     """Measures one thing in this process; returns {name: numbers, "about": where}."""
     command.set_up_jax()
     config, repeats = _CONFIG.value, _REPEATS.value
+    print(f"{name}: {repeats} repeats of each measurement")
     module = importlib.import_module(f"lung_unet.benchmark.{name}")
     options: dict[str, object] = {}
     if name == "step":

@@ -31,6 +31,7 @@ def measure_conv(config: ConfigDict, repeats: int) -> dict:
     distinct = {_shape(layer): layer for layer in layers}
     shapes = []
     for shape, layer in distinct.items():
+        print(f"timing {layer.name}")
         times = {
             name: _measure_one(name, layer, config.train.batch_size, dtype, repeats)
             for name in names

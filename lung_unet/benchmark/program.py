@@ -22,6 +22,7 @@ def compile_step(
     step = make_train_step(config, apply, optimizer, mesh)
     assert isinstance(step, jax.stages.Wrapped)  # a jitted function
     state = jax.eval_shape(lambda: init_state(init, optimizer, mesh))
+    print("compiling the train step")
     with contextlib.nullcontext() if cached else _no_cache():
         start = time.perf_counter()
         compiled = step.lower(state, batch).compile()

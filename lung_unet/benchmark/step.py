@@ -34,6 +34,7 @@ def measure_step(config: ConfigDict, repeats: int, profile: pathlib.Path | None)
     batch = put_batch(synthetic.batch(config), mesh)
     compiled, compile_s = compile_step(config, mesh, batch)
     run = runner(config, mesh, compiled, batch)
+    print("timing it")
     whole = measure(run, repeats)
     device_mb = device_peak_mb()
     resident = {"rss_mb": memory.rss_mb(), "peak_rss_mb": memory.peak_rss_mb()}
@@ -50,6 +51,7 @@ def measure_step(config: ConfigDict, repeats: int, profile: pathlib.Path | None)
     dtype = compute_dtype(config.model.dtype)
     seconds, gflop = whole.ms / 1000, step_flops(config) / devices / 1e9
     cost = dict(compiled.cost_analysis() or {})
+    print("timing matrix products and copies, then the stages")
     matrix_tflops = peaks.matrix_product_tflops(dtype, repeats)
     copy_gb_per_s = peaks.copy_gb_per_s(repeats)
     patches_per_s = config.train.batch_size / seconds / devices
