@@ -21,12 +21,16 @@ class Timing:
     def ms(self) -> float:
         return statistics.median(self.wall_ms)
 
+    @property
+    def cpu(self) -> float:
+        return statistics.median(self.cpu_ms)
+
     def to_json(self, name: str) -> dict:
         """Median, lowest and highest, and median CPU time, under keys that begin with `name`."""
         return {
             f"{name}_ms": self.ms,
             f"{name}_ms_spread": [min(self.wall_ms), max(self.wall_ms)],
-            f"{name}_cpu_ms": statistics.median(self.cpu_ms),
+            f"{name}_cpu_ms": self.cpu,
         }
 
 
