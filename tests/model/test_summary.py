@@ -16,12 +16,14 @@ def test_summary_counts_every_parameter(config, variant):
     config.model.update(channels=(8, 16, 16, 16), **variant)
     module = unet.build(config, nnx.Rngs(0))
     total = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module)))
-    assert sum(row[2] for row in summary.layer_rows(config)) == total
+    assert sum(row.parameters for row in summary.layer_rows(config)) == total
 
 
-@pytest.mark.parametrize("down", ["max_pool", "strided"])
-def test_flops_are_those_of_the_convolutions_that_run(config, down, monkeypatch):
-    config.model.update(channels=(8, 16, 32, 32), down=down, deep_supervision=True)
+@pytest.mark.parametrize(
+    "down, up", [("max_pool", "transpose"), ("strided", "transpose"), ("max_pool", "nearest")]
+)
+def test_flops_are_those_of_the_convolutions_that_run(config, down, up, monkeypatch):
+    config.model.update(channels=(8, 16, 32, 32), down=down, up=up, deep_supervision=True)
     flops = []
 
     def counting(function, taps):
@@ -38,4 +40,4 @@ def test_flops_are_those_of_the_convolutions_that_run(config, down, monkeypatch)
     monkeypatch.setattr(layers, "conv3d_transpose", transpose)
     module = unet.build(config, nnx.Rngs(0))
     jax.eval_shape(lambda: module.all_levels(jnp.zeros((1, *config.data.patch, 1))))
-    assert [row[3] for row in summary.layer_rows(config)] == flops
+    assert [row.flops for row in summary.layer_rows(config)] == flops
