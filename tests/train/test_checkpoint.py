@@ -34,9 +34,9 @@ def at(state: TrainState, step: int) -> TrainState:
 
 
 def test_best_and_latest_are_kept_and_the_best_predicts(state, batches, tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, write=True)
     for step, dice in ((1, 0.1), (2, 0.9), (3, 0.2), (4, 0.3), (5, 0.1)):
-        checkpoints.save(at(state, step), batches, {"loss": 1.0, "dice": dice})
+        checkpoints.save(at(state, step), batches.get_state(), {"loss": 1.0, "dice": dice})
     checkpoints.wait()
     assert checkpoints.latest_step() == 5 and checkpoints.best_step() == 2
     assert {p.name for p in tmp_path.iterdir() if p.name.isdigit()} == {"2", "4", "5"}
@@ -46,9 +46,9 @@ def test_best_and_latest_are_kept_and_the_best_predicts(state, batches, tmp_path
 
 
 def test_state_and_data_position_come_back(state, batches, dataset, tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, write=True)
     next(batches), next(batches)
-    checkpoints.save(at(state, 2), batches, {"loss": 1.0, "dice": 0.5})
+    checkpoints.save(at(state, 2), batches.get_state(), {"loss": 1.0, "dice": 0.5})
     following = next(batches)
     checkpoints.wait()
     other = iter(
@@ -57,14 +57,15 @@ def test_state_and_data_position_come_back(state, batches, dataset, tmp_path):
             prefetch=2,
         )
     )  # fmt: skip
-    restored = Checkpoints(tmp_path).restore(state, other)
+    restored, position = Checkpoints(tmp_path).restore(state)
+    other.set_state(position)
     jax.tree.map(np.testing.assert_array_equal, restored, at(state, 2))
     np.testing.assert_array_equal(next(other)["hu"], following["hu"])
 
 
 def test_a_checkpoint_of_another_model_is_refused(config, state, batches, tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(at(state, 1), batches, {"loss": 1.0, "dice": 0.5})
+    checkpoints = Checkpoints(tmp_path, write=True)
+    checkpoints.save(at(state, 1), batches.get_state(), {"loss": 1.0, "dice": 0.5})
     checkpoints.wait()
     config.model.channels = (4, 16)
     params = jax.jit(make_apply(config)[1])()
