@@ -25,7 +25,7 @@ def run(main: Callable[[], None]) -> None:
     def guarded(argv: list[str]) -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)  # a log file shows progress too
-        logging.set_verbosity(logging.WARNING)  # the libraries' chatter is nobody's business
+        logging.set_verbosity(logging.FATAL)  # the libraries' chatter; what matters they raise
         try:
             if len(argv) > 1:
                 raise InputError(f"unexpected argument {argv[1]!r}; see --help")

@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import uuid
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +36,10 @@ class Checkpoints:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: concurrent.futures.Future | None = None
         self._failed: str | None = None  # why the last one was not written
-        self._copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+        self._copy: Callable[[TrainState], TrainState] = jax.jit(_copied)
 
     def _open(self) -> ocp.CheckpointManager:
+        self._check_scores()
         policy = AnyPreservationPolicy([LatestN(KEEP_LATEST), BestN(get_metric_fn=_score, n=1)])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
@@ -48,6 +50,21 @@ class Checkpoints:
             enable_async_checkpointing=False,  # the thread is ours, so that nothing of it blocks
         )
         return ocp.CheckpointManager(self.folder, options=options)
+
+    def _check_scores(self) -> None:
+        """Orbax opens no folder with a broken score in it."""
+        for path in self.folder.glob("*/metrics/metrics"):
+            try:
+                json.loads(path.read_bytes())
+            except ValueError as error:
+                if not self._write:
+                    raise InputError(f"{path}: is broken ({error}); run main to mend it") from error
+                write_text(path, json.dumps({METRIC: None}))
+                print(f"{path}: is broken ({error}); this checkpoint counts as not validated")
+
+    def compile(self, like: TrainState) -> None:
+        """Makes ready to save such states, so that the first time takes no longer than others."""
+        self._copy = jax.jit(_copied).lower(like).compile()
 
     def save(self, state: TrainState, position: dict, scores: dict[str, float] | None) -> None:
         """Starts to save; returns once the state is copied, all else goes on in the background.
@@ -172,6 +189,10 @@ def _rest(state: TrainState) -> dict:
     """Everything of a state but the parameters."""
     names = [f.name for f in dataclasses.fields(state) if f.name != "params"]
     return {name: getattr(state, name) for name in names}
+
+
+def _copied(state: TrainState) -> TrainState:
+    return jax.tree.map(jnp.copy, state)
 
 
 def _score(metrics: dict | None) -> float:

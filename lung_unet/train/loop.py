@@ -107,6 +107,7 @@ class Trainer:
             first < c.steps
         ):  # compiled now: SIGTERM costs nothing yet, too little memory shows early
             train_step, _ = self.train_step, self.validation_step
+            self.checkpoints.compile(self.abstract)
         meter, pending = Meter(c.batch_size), None
         with preemption.holding(), Writer(self.workdir, first, c.steps) as writer:
             goodput.switch("steps")
@@ -148,9 +149,10 @@ class Trainer:
             with goodput.spending("checkpoints"):
                 checkpoints.wait()
             goodput.saved(saved)
-        if preempted:
+        stopped = preempted or preemption.requested()  # the latter while the last was being saved
+        if stopped:
             print(f"preempted at step {saved}; run the same command again to go on")
-        return not preempted
+        return not stopped
 
     def restore(self) -> tuple[TrainState, grain.DatasetIterator]:
         """(state, batches) of the latest checkpoint, fresh ones if there is none."""
