@@ -64,7 +64,12 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
             )
     elif (workdir / "checkpoints").exists():
         raise InputError(f"{workdir}: holds checkpoints but no {NAME}; choose another --workdir")
-    write_text(path, json.dumps(wanted, indent=1))
+    try:
+        write_text(path, json.dumps(wanted, indent=1))
+    except OSError as error:
+        raise InputError(
+            f"{workdir}: cannot be written ({error.strerror}); choose another --workdir"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import uuid
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ from lung_unet.files import write_text
 from lung_unet.train.step import TrainState
 
 KEEP_LATEST = 2
+TMP = ".orbax-checkpoint-tmp"  # Orbax's mark of what is not whole yet
 METRIC = "dice"
 
 
@@ -40,13 +42,15 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         self._check_scores()
+        if self._write and jax.process_index() == 0:
+            for begun in self.folder.glob(f"*{TMP}*"):  # by a run that was killed, or a failed save
+                shutil.rmtree(begun, ignore_errors=True)  # whose threads may still be writing
         policy = AnyPreservationPolicy([LatestN(KEEP_LATEST), BestN(get_metric_fn=_score, n=1)])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
             best_fn=_score,
             best_mode="max",
             read_only=not self._write,
-            cleanup_tmp_directories=self._write,  # what a killed run had begun
             enable_async_checkpointing=False,  # the thread is ours, so that nothing of it blocks
         )
         return ocp.CheckpointManager(self.folder, options=options)
