@@ -42,9 +42,6 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         self._check_scores()
-        if self._write and jax.process_index() == 0:
-            for begun in self.folder.glob(f"*{TMP}*"):  # by a run that was killed, or a failed save
-                shutil.rmtree(begun, ignore_errors=True)  # whose threads may still be writing
         policy = AnyPreservationPolicy([LatestN(KEEP_LATEST), BestN(get_metric_fn=_score, n=1)])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
@@ -80,12 +77,19 @@ class Checkpoints:
         self._saving = self._thread.submit(self._save, int(state.step), copied, position, scores)
 
     def _save(self, step: int, state: TrainState, position: dict, scores: dict | None) -> None:
+        self._clear()
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),  # alone, for those that only predict
             rest=ocp.args.StandardSave(_rest(state)),
             data=ocp.args.JsonSave(position),
         )
         self._manager.save(step, args=items, metrics=scores or {METRIC: None})
+
+    def _clear(self) -> None:
+        """Removes what a killed run, or a save that failed, had begun."""
+        if jax.process_index() == 0:
+            for begun in self.folder.glob(f"*{TMP}*"):
+                shutil.rmtree(begun, ignore_errors=True)  # its threads may still be writing
 
     def score(self, step: int, scores: dict[str, float]) -> None:
         """Adds the validation of a state that was saved before it could be validated."""

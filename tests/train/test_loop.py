@@ -33,11 +33,20 @@ def validations(workdir):
 
 
 @pytest.fixture
-def whole(config, dataset, tmp_path):
-    """The folder of an undisturbed run of four steps."""
+def config(shrunk_config):
+    config = shrunk_config()
     config.optimizer.schedule = "constant"  # which does not depend on where training stops
-    assert loop.train(config, dataset, tmp_path / "whole")
-    return tmp_path / "whole"
+    return config
+
+
+@pytest.fixture(scope="module")
+def whole(shrunk_config, prepared, tmp_path_factory):
+    """The folder of an undisturbed run of four steps."""
+    config = shrunk_config()
+    config.optimizer.schedule = "constant"
+    workdir = tmp_path_factory.mktemp("whole")
+    assert loop.train(config, Dataset(prepared), workdir)
+    return workdir
 
 
 def test_resumed_equals_uninterrupted_to_the_bit(config, dataset, whole, tmp_path):
