@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -209,6 +210,9 @@ def _score(metrics: dict | None) -> float:
 
 
 def _reason(error: Exception) -> str:
+    code = re.search(r"os_error_code='([0-9]+)'", str(error))  # at the end of a long message
+    if code:
+        return os.strerror(int(code[1]))
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 

@@ -156,7 +156,7 @@ def test_a_save_that_fails_costs_nothing_and_the_next_one_succeeds(state, saved,
     with pytest.raises(InputError, match="the last checkpoint could not be saved"):
         checkpoints.wait()
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"checkpoint not saved: {saved}: ")
+    assert line.startswith(f"checkpoint not saved: {saved}: File too large; ")
     assert checkpoints.latest_step() == Checkpoints(saved).latest_step() == 2
     restored, _ = checkpoints.restore(state)
     jax.tree.map(np.testing.assert_array_equal, restored, at(state, 2))
