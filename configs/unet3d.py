@@ -99,6 +99,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.eval_every = 1000
     config.train.checkpoint_every = 1000
     config.train.validation_patches = 64
+    config.train.on_nan = "stop"  # stop, rollback: to the last checkpoint, without the bad batch
+    config.train.max_rollbacks = 3  # of a run
 
     config.evaluation = ConfigDict()
     config.evaluation.window = ()  # voxels (z, y, x); empty: as the patch

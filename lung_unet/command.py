@@ -1,6 +1,7 @@
 """What every command shares: flags, the configuration, and errors in one line."""
 
 import contextlib
+import errno
 import io
 import os
 import pathlib
@@ -12,6 +13,8 @@ from ml_collections import ConfigDict, config_flags
 
 from lung_unet.allocator import keep_freed_memory
 from lung_unet.errors import InputError
+
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 flags.disclaim_key_flags()  # --config is the command's flag, so that its --help lists it
 
@@ -25,7 +28,7 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
     def guarded(argv: list[str]) -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)  # a log file shows progress too
-        logging.set_verbosity(logging.WARNING)  # the libraries' chatter is nobody's business
+        logging.set_verbosity(logging.FATAL)  # the libraries' chatter; what matters they raise
         try:
             _, *rest = argv
             if len(rest) > positionals:
@@ -33,6 +36,14 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
             main(*rest)
         except InputError as error:
             sys.exit(f"error: {error}")
+        except OSError as error:
+            if error.errno not in NO_PLACE:
+                raise
+            where = error.filename2 or error.filename or "a file"
+            sys.exit(
+                f"error: {where}: cannot be written ({error.strerror}); put that right and run the "
+                "same command again, what was saved is kept"
+            )
         except KeyboardInterrupt:
             sys.exit("interrupted; run the same command again to go on")
 

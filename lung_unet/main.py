@@ -3,7 +3,8 @@
     python -m lung_unet.main --config=configs/unet3d.py[:variant] --workdir=DIR [--config.key=value]
 
 Prepares the data if it has to, trains (running it again goes on where it was), evaluates on the
-test split, and writes metrics.json and report.html to the workdir.
+test split, and writes metrics.json and report.html to the workdir. SIGTERM in training or
+evaluation has it save its state and exit 0.
 """
 
 import pathlib
@@ -19,11 +20,14 @@ _PRINT_MODEL = flags.DEFINE_bool("print_model", False, "Print the network's laye
 
 
 def main() -> None:
+    start = time.perf_counter()
     command.set_up_jax()
     from lung_unet.data.datasets import open_dataset
     from lung_unet.evaluate import evaluate, print_metrics
     from lung_unet.model.summary import print_summary
+    from lung_unet.train.goodput import Goodput
     from lung_unet.train.loop import train
+    from lung_unet.train.preemption import Preemption
     from lung_unet.workdir import claim
 
     config = _CONFIG.value
@@ -31,15 +35,19 @@ def main() -> None:
         print_summary(config)
         return
     workdir = pathlib.Path(command.required("workdir"))
-    start = time.perf_counter()
     print_summary(config)
     dataset = open_dataset(config.data, workdir)
     claim(workdir, config, dataset)
-    train(config, dataset, workdir)
-    metrics = evaluate(workdir, config, dataset, "test")
+    goodput = Goodput(workdir, start)
+    if not train(config, dataset, workdir, goodput):
+        return
+    with Preemption(), goodput.spending("evaluation"):
+        metrics = evaluate(workdir, config, dataset, "test")
+    goodput.saved(config.train.steps)
     print_metrics(metrics)
     print(f"metrics  {workdir / 'metrics.json'}")
     print(f"report   {workdir / 'report.html'}")
+    print(f"goodput  {goodput.summary()}")
     print(f"done in {time.perf_counter() - start:.0f} s")
 
 

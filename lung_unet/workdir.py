@@ -2,6 +2,7 @@
 
 WORKDIR/config.json     configuration and dataset of the run
 WORKDIR/checkpoints/    WORKDIR/metrics.jsonl    WORKDIR/tensorboard/
+WORKDIR/goodput.json    WORKDIR/skipped.json
 WORKDIR/metrics.json    WORKDIR/report.html      WORKDIR/figures/
 WORKDIR/phantom/        WORKDIR/data/            where main made them itself
 """
@@ -24,7 +25,7 @@ NAME = "config.json"
 FREE = (
     "variant", "data.dir", "data.lidc_xml", "data.threads", "data.prefetch", "data.on_broken",
     "model.remat", "mesh", "evaluation", "train.steps", "train.log_every", "train.eval_every",
-    "train.checkpoint_every",
+    "train.checkpoint_every", "train.on_nan", "train.max_rollbacks",
 )  # fmt: skip
 
 
@@ -63,7 +64,12 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
             )
     elif (workdir / "checkpoints").exists():
         raise InputError(f"{workdir}: holds checkpoints but no {NAME}; choose another --workdir")
-    write_text(path, json.dumps(wanted, indent=1))
+    try:
+        write_text(path, json.dumps(wanted, indent=1))
+    except OSError as error:
+        raise InputError(
+            f"{workdir}: cannot be written ({error.strerror}); choose another --workdir"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import SimpleITK as sitk  # noqa: E402
 from absl import flags  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
 from lung_unet import workdir as runs  # noqa: E402
@@ -49,9 +50,7 @@ def same_locale():
     locale.setlocale(locale.LC_ALL, LOCALE)
 
 
-@pytest.fixture
-def config():
-    """The smoke configuration, shrunk to what compiles and runs in moments."""
+def shrunk_config() -> ConfigDict:
     spec = importlib.util.spec_from_file_location("unet3d", ROOT / "configs" / "unet3d.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -63,6 +62,17 @@ def config():
     config.train.validation_patches = 4
     config.optimizer.warmup_steps = 0
     return config
+
+
+@pytest.fixture
+def config() -> ConfigDict:
+    """The smoke configuration, shrunk to what compiles and runs in moments."""
+    return shrunk_config()
+
+
+@pytest.fixture(scope="session", name="shrunk_config")
+def shrunk_config_() -> Callable[[], ConfigDict]:
+    return shrunk_config
 
 
 @pytest.fixture(scope="session")

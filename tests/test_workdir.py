@@ -105,3 +105,11 @@ def test_a_config_json_without_any_of_its_keys(workdir):
 def test_no_workdir(tmp_path):
     refused("no such folder; give the --workdir of a training run", load, tmp_path / "none")
     refused("has no config.json; give the --workdir of a training run", load, tmp_path)
+
+
+@pytest.mark.parametrize("path", ["/proc/run", "file/run"])
+def test_a_workdir_that_cannot_be_written(tmp_path, config, dataset, path):
+    (tmp_path / "file").touch()
+    refused(
+        r"run: cannot be written \(.+\); choose another", claim, tmp_path / path, config, dataset
+    )

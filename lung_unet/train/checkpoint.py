@@ -1,60 +1,179 @@
 """Checkpoints: state and data position together, saved in the background, best and latest kept."""
 
+import concurrent.futures
+import dataclasses
+import json
+import math
+import os
 import pathlib
+import re
+import shutil
+import uuid
+from collections.abc import Callable
 
-import grain
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from lung_unet.errors import InputError
+from lung_unet.files import write_text
 from lung_unet.train.step import TrainState
 
 KEEP_LATEST = 2
+TMP = ".orbax-checkpoint-tmp"  # Orbax's mark of what is not whole yet
 METRIC = "dice"
 
 
 class Checkpoints:
-    """The checkpoints in one folder, newest and best kept."""
+    """The checkpoints in one folder, newest and best kept; made to read them, or to `write` too.
 
-    def __init__(self, folder: pathlib.Path):
-        policy = AnyPreservationPolicy(
-            [LatestN(KEEP_LATEST), BestN(get_metric_fn=lambda m: m[METRIC], n=1)]
-        )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, best_fn=lambda m: m[METRIC], best_mode="max"
-        )
+    A checkpoint takes its name only once it is whole. One that could not be written (a full disk)
+    is told of in a line and costs nothing that was saved before; the next is tried as usual.
+    """
+
+    def __init__(self, folder: pathlib.Path, write: bool = False):
         self.folder = folder.absolute()
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._write = write
+        self._manager = self._open()
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._saving: concurrent.futures.Future | None = None
+        self._failed: str | None = None  # why the last one was not written
+        self._copy: Callable[[TrainState], TrainState] = jax.jit(_copied)
 
-    def save(
-        self, state: TrainState, batches: grain.DatasetIterator, metrics: dict[str, float]
-    ) -> None:
-        """Starts to save; returns once the state is copied, writing goes on in the background."""
+    def _open(self) -> ocp.CheckpointManager:
+        self._check_scores()
+        policy = AnyPreservationPolicy([LatestN(KEEP_LATEST), BestN(get_metric_fn=_score, n=1)])
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            best_fn=_score,
+            best_mode="max",
+            read_only=not self._write,
+            enable_async_checkpointing=False,  # the thread is ours, so that nothing of it blocks
+        )
+        return ocp.CheckpointManager(self.folder, options=options)
+
+    def _check_scores(self) -> None:
+        """Orbax opens no folder with a broken score in it."""
+        for path in self.folder.glob("*/metrics/metrics"):
+            try:
+                json.loads(path.read_bytes())
+            except ValueError as error:
+                if not self._write:
+                    raise InputError(f"{path}: is broken ({error}); run main to mend it") from error
+                write_text(path, json.dumps({METRIC: None}))
+                print(f"{path}: is broken ({error}); this checkpoint counts as not validated")
+
+    def compile(self, like: TrainState) -> None:
+        """Makes ready to save such states, so that the first time takes no longer than others."""
+        self._copy = jax.jit(_copied).lower(like).compile()
+
+    def save(self, state: TrainState, position: dict, scores: dict[str, float] | None) -> None:
+        """Starts to save; returns once the state is copied, all else goes on in the background.
+
+        `position` is the data iterator's state, `scores` the validation of this state, if any.
+        """
+        self._settle()
+        copied = self._copy(state)  # the next step takes the memory of `state`
+        self._saving = self._thread.submit(self._save, int(state.step), copied, position, scores)
+
+    def _save(self, step: int, state: TrainState, position: dict, scores: dict | None) -> None:
+        self._clear()
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),  # alone, for those that only predict
-            rest=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-            data=grain.checkpoint.CheckpointSave(batches),
+            rest=ocp.args.StandardSave(_rest(state)),
+            data=ocp.args.JsonSave(position),
         )
-        self._manager.save(int(state.step), args=items, metrics=metrics)
+        self._manager.save(step, args=items, metrics=scores or {METRIC: None})
+
+    def _clear(self) -> None:
+        """Removes what a killed run, or a save that failed, had begun."""
+        if jax.process_index() == 0:
+            for begun in self.folder.glob(f"*{TMP}*"):
+                shutil.rmtree(begun, ignore_errors=True)  # its threads may still be writing
+
+    def score(self, step: int, scores: dict[str, float]) -> None:
+        """Adds the validation of a state that was saved before it could be validated."""
+        self._settle()
+        if step in self._manager.all_steps():
+            write_text(self.folder / str(step) / "metrics" / "metrics", json.dumps(scores))
+            self._manager.reload()
+
+    def _settle(self) -> None:
+        if self._saving is None:
+            return
+        try:
+            self._saving.result()
+            self._failed = None
+        except Exception as error:  # what fails may be the disk, or any layer above it
+            self._failed = _reason(error)
+            print(f"checkpoint not saved: {self.folder}: {self._failed}; trying again at the next")
+            self._manager = self._open()  # forgets the half of it
+        self._saving = None
+
+    def wait(self) -> None:
+        """Returns once everything is on disk.
+
+        Raises:
+          InputError: the last checkpoint could not be written.
+        """
+        self._settle()
+        if self._failed:
+            raise InputError(
+                f"{self.folder}: the last checkpoint could not be saved ({self._failed}); what was "
+                "saved before is kept: free space and run again"
+            )
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        self._manager.close()
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
         """The step of the highest validation Dice, the latest where none was validated."""
-        return self._manager.best_step() or self.latest_step()
+        return self._manager.best_step()
 
-    def restore(self, state: TrainState, batches: grain.DatasetIterator) -> TrainState:
-        """The latest state, on the shardings of `state`; moves `batches` to where it was saved."""
-        rest = {"step": state.step, "opt_state": state.opt_state}
+    def restore(self, like: TrainState) -> tuple[TrainState, dict] | None:
+        """(state, data position) of the latest whole checkpoint, None if there is none.
+
+        `like` gives shapes and shardings. Newer ones that cannot be read are renamed, and told of.
+
+        Raises:
+          InputError: there are checkpoints, but none can be read; nothing is renamed then.
+        """
+        self._settle()
         items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(_abstract(state.params)),
-            rest=ocp.args.StandardRestore(_abstract(rest)),
-            data=grain.checkpoint.CheckpointRestore(batches),
+            params=ocp.args.StandardRestore(_abstract(like.params)),
+            rest=ocp.args.StandardRestore(_abstract(_rest(like))),
+            data=ocp.args.JsonRestore(),
         )
-        restored = self._manager.restore(self.latest_step(), args=items)
-        return TrainState(params=restored["params"], **restored["rest"])
+        broken: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = self._manager.restore(step, args=items)
+                state = type(like)(params=found["params"], **found["rest"])
+                if int(state.step) != step:
+                    raise ValueError(f"it holds step {int(state.step)}")
+            except Exception as error:  # whatever garbled bytes lead to
+                broken[step] = _reason(error)
+                continue
+            for number, reason in broken.items():
+                self._set_aside(number)
+                print(f"{self.folder}/{number}: is broken ({reason}); going back to {step}")
+            return state, found["data"]
+        if broken:
+            raise InputError(
+                f"{self.folder}: none of the checkpoints {sorted(broken)} can be read "
+                f"({broken[max(broken)]}); choose another --workdir"
+            )
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        name = f"broken-{step}-{uuid.uuid4().hex[:8]}"
+        os.replace(self.folder / str(step), self.folder / name)
+        self._manager.reload()
 
     def restore_params(self, params: dict) -> tuple[dict, int]:
         """(parameters, step) of the best checkpoint, on the shapes and shardings of `params`.
@@ -70,16 +189,31 @@ class Checkpoints:
             return self._manager.restore(step, args=items)["params"], step
         except (ValueError, KeyError) as error:
             raise InputError(
-                f"{self.folder}/{step}: is of another model ({str(error).splitlines()[0][:120]}); "
+                f"{self.folder}/{step}: is of another model ({_reason(error)}); "
                 "use the configuration that it was trained with"
             ) from error
 
-    def wait(self) -> None:
-        """Returns once everything is on disk."""
-        self._manager.wait_until_finished()
 
-    def close(self) -> None:
-        self._manager.close()
+def _rest(state: TrainState) -> dict:
+    """Everything of a state but the parameters."""
+    names = [f.name for f in dataclasses.fields(state) if f.name != "params"]
+    return {name: getattr(state, name) for name in names}
+
+
+def _copied(state: TrainState) -> TrainState:
+    return jax.tree.map(jnp.copy, state)
+
+
+def _score(metrics: dict | None) -> float:
+    value = (metrics or {}).get(METRIC)
+    return -math.inf if value is None else value
+
+
+def _reason(error: Exception) -> str:
+    code = re.search(r"os_error_code='([0-9]+)'", str(error))  # at the end of a long message
+    if code:
+        return os.strerror(int(code[1]))
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 def _abstract(tree):

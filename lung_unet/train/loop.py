@@ -1,169 +1,215 @@
 """The training loop: restore; then, step by step, evaluate → save → next batch."""
 
-import math
+import contextlib
+import functools
 import pathlib
-import time
 
+import grain
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.pipeline import training_batches, validation_batches
-from lung_unet.errors import InputError
 from lung_unet.parallel.mesh import make_mesh, put_batch
 from lung_unet.train.checkpoint import Checkpoints
+from lung_unet.train.goodput import Goodput
+from lung_unet.train.meter import Meter
 from lung_unet.train.optimizer import make_optimizer, make_schedule
-from lung_unet.train.step import init_state, make_apply, make_train_step, make_validation_step
+from lung_unet.train.preemption import Preemption
+from lung_unet.train.rollback import NotFinite, Skipped, check_finite
+from lung_unet.train.step import (
+    TrainState,
+    abstract_state,
+    init_state,
+    make_apply,
+    make_train_step,
+    make_validation_step,
+)
 from lung_unet.train.writer import Writer
 
 
-def train(config: ConfigDict, dataset: Dataset, workdir: pathlib.Path) -> None:
+def train(
+    config: ConfigDict, dataset: Dataset, workdir: pathlib.Path, goodput: Goodput | None = None
+) -> bool:
     """Trains to `config.train.steps`, from the latest checkpoint in the workdir if there is one.
 
+    Returns True once it is there, False if SIGTERM came before; the state is saved then.
+
     Raises:
-      InputError: a configuration that cannot run, or a loss that is not a number.
+      InputError: a configuration that cannot run, a loss that is not a number, or a disk that has
+        no place for the last checkpoint.
     """
-    mesh = make_mesh(config)
-    apply, init = make_apply(config)
-    optimizer = make_optimizer(config)
-    schedule = make_schedule(config)
-    train_step = make_train_step(config, apply, optimizer, mesh)
-    validation_step = make_validation_step(config, apply, mesh)
-    batch_size = config.train.batch_size
-    patch = tuple(config.data.patch)
-    batches = iter(
-        training_batches(
+    skipped = Skipped(workdir, config.train)
+    with Preemption() as preemption:
+        trainer = Trainer(config, dataset, workdir, goodput or Goodput(workdir), skipped)
+        checkpoints = trainer.checkpoints
+        with contextlib.closing(checkpoints):
+            while True:
+                try:
+                    return trainer.run(preemption)
+                except NotFinite as bad:
+                    skipped.add(bad, checkpoints.latest_step(), checkpoints.folder)
+
+
+class Trainer:
+    """A run's parts, made once; `run` starts from the latest checkpoint each time."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        dataset: Dataset,
+        workdir: pathlib.Path,
+        goodput: Goodput,
+        skipped: Skipped,
+    ):
+        self.config, self.dataset, self.workdir = config, dataset, workdir
+        self.goodput, self.skipped = goodput, skipped
+        self.mesh = make_mesh(config)
+        self.apply, self.init = make_apply(config)
+        self.optimizer = make_optimizer(config)
+        self.schedule = make_schedule(config)
+        self.abstract = abstract_state(self.init, self.optimizer, self.mesh)
+        self.validation = validation_batches(
             dataset,
-            patch=patch,
-            batch_size=batch_size // jax.process_count(),
-            nodule_fraction=config.data.nodule_fraction,
+            patch=tuple(config.data.patch),
+            batch_size=config.train.batch_size,
+            patches=config.train.validation_patches,
             seed=config.seed,
-            threads=config.data.threads,
-            prefetch=config.data.prefetch,
-            on_broken=config.data.on_broken,
-            shard=jax.process_index(),
-            shards=jax.process_count(),
         )
-    )
-    validation = validation_batches(
-        dataset,
-        patch=patch,
-        batch_size=batch_size,
-        patches=config.train.validation_patches,
-        seed=config.seed,
-    )
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    state = init_state(init, optimizer, mesh)
-    if checkpoints.latest_step() is not None:
-        state = checkpoints.restore(state, batches)
-        print(f"resuming from step {int(state.step)} of {checkpoints.folder}")
-    first, steps = int(state.step), config.train.steps
-    scores = {"loss": math.nan, "dice": 0.0}
+        self.checkpoints = Checkpoints(workdir / "checkpoints", write=True)
 
-    with Writer(workdir, first, steps) as writer:
-        if first < steps:
-            writer.progress(first, "compiling")
-        pending = None  # metrics are read one step late, so that dispatch never waits
-        meter = Meter(batch_size)
-        for step in range(first + 1, steps + 1):
-            state, metrics = train_step(state, put_batch(next(batches), mesh))
-            if pending is not None:
-                check_finite(pending, checkpoints)
-            pending = (step, metrics)
-            meter.tick()
-            writer.progress(step, f"{meter.step_ms:.0f} ms a step")
+    @functools.cached_property
+    def train_step(self) -> jax.stages.Compiled:
+        step = make_train_step(self.config, self.apply, self.optimizer, self.mesh)
+        return self.compiled(step, self.abstract)
 
-            if step % config.train.log_every == 0 or step == steps:
-                loss = check_finite(pending, checkpoints)
-                row = {
-                    "train/loss": loss,
-                    "train/grad_norm": float(metrics["grad_norm"]),
-                    "train/learning_rate": float(schedule(step - 1)),
-                    "step_ms": meter.step_ms,
-                    "patches_per_s": meter.patches_per_s,
-                }
-                text = (
-                    f"loss {loss:.4f}  lr {row['train/learning_rate']:.2e}  "
-                    f"{meter.step_ms:.0f} ms a step  {meter.patches_per_s:.2f} patches/s"
-                )
-                writer.write(step, row, text)
-            if step % config.train.eval_every == 0 or step == steps:
-                check_finite(pending, checkpoints)
-                with meter.paused():
-                    scores = validate(validation_step, state.params, validation, mesh)
-                row = {f"validation/{k}": v for k, v in scores.items()}
-                writer.write(
-                    step, row, f"validation loss {scores['loss']:.4f}  dice {scores['dice']:.4f}"
-                )
-            if step % config.train.checkpoint_every == 0 or step == steps:
-                check_finite(pending, checkpoints)
-                with meter.paused():
-                    checkpoints.save(state, batches, scores)
-    checkpoints.wait()
-    checkpoints.close()
+    @functools.cached_property
+    def validation_step(self) -> jax.stages.Compiled:
+        step = make_validation_step(self.config, self.apply, self.mesh)
+        return self.compiled(step, self.abstract.params)
 
+    def compiled(self, step, like) -> jax.stages.Compiled:
+        batch = put_batch(self.validation[0], self.mesh)  # of the same shape as those of training
+        with self.goodput.spending("compilation"):
+            return step.lower(like, batch).compile()
 
-def validate(validation_step, params: dict, batches: list[dict], mesh) -> dict[str, float]:
-    """Mean loss, and Dice over all voxels of the validation patches together."""
-    sums = [jax.device_get(validation_step(params, put_batch(b, mesh))) for b in batches]
-    total = {k: float(np.sum([s[k] for s in sums])) for k in sums[0]}
-    marked = total["predicted"] + total["true"]
-    return {
-        "loss": total["loss"] / len(sums),
-        "dice": 2 * total["hit"] / marked if marked else 1.0,
-    }
+    def run(self, preemption: Preemption) -> bool:
+        """Trains from the latest checkpoint; True at the last step, False if SIGTERM came before.
 
+        Raises:
+          NotFinite: the loss is not a number; what is saved is good.
+        """
+        c, checkpoints, goodput = self.config.train, self.checkpoints, self.goodput
+        state, batches = self.restore()
+        first = saved = int(state.step)
+        if (
+            first < c.steps
+        ):  # compiled now: SIGTERM costs nothing yet, too little memory shows early
+            train_step, _ = self.train_step, self.validation_step
+            self.checkpoints.compile(self.abstract)
+        meter, pending = Meter(c.batch_size), None
+        with preemption.holding(), Writer(self.workdir, first, c.steps) as writer:
+            goodput.switch("steps")
+            for step in range(first, c.steps + 1):
+                scores = None
+                if self.due(step, c.eval_every) and not writer.holds(step, "validation/dice"):
+                    check_finite(pending)
+                    with meter.paused(), goodput.spending("evaluation"):
+                        scores = self.validate(state.params, preemption)
+                if scores:
+                    if step == saved:
+                        checkpoints.score(step, scores)
+                    text = f"validation loss {scores['loss']:.4f}  dice {scores['dice']:.4f}"
+                    writer.write(step, {f"validation/{k}": v for k, v in scores.items()}, text)
 
-def check_finite(pending: tuple[int, dict], checkpoints: Checkpoints) -> float:
-    """The loss of a finished step.
+                preempted = preemption.requested()
+                if step > saved and (self.due(step, c.checkpoint_every) or preempted):
+                    check_finite(pending)
+                    with meter.paused(), goodput.spending("checkpoints"):
+                        checkpoints.save(state, batches.get_state(), scores)
+                    saved = step
+                    goodput.saved(step)
+                    shares = goodput.shares()
+                    writer.draw(step, {f"goodput/{k}": v for k, v in shares.items()})
+                if preempted or step == c.steps:
+                    break
 
-    Raises:
-      InputError: it is not a number; the message names the last good checkpoint.
-    """
-    step, metrics = pending
-    loss = float(metrics["loss"])
-    if not math.isfinite(loss) or not math.isfinite(float(metrics["grad_norm"])):
-        checkpoints.wait()
-        good = checkpoints.latest_step()
-        where = (
-            "no checkpoint was saved" if good is None else f"{checkpoints.folder}/{good} is good"
+                with goodput.spending("input"):
+                    for _ in range(self.skipped.count(step + 1)):
+                        next(batches)
+                    batch = put_batch(next(batches), self.mesh)
+                state, metrics = train_step(state, batch)
+                check_finite(pending)  # of the step before, so that dispatch never waits
+                pending = (step + 1, metrics)
+                meter.tick()
+                writer.progress(step + 1, f"{meter.step_ms:.0f} ms a step")
+                if self.due(step + 1, c.log_every):
+                    self.log(writer, meter, *pending)
+            with goodput.spending("checkpoints"):
+                checkpoints.wait()
+            goodput.saved(saved)
+        stopped = preempted or preemption.requested()  # the latter while the last was being saved
+        if stopped:
+            print(f"preempted at step {saved}; run the same command again to go on")
+        return not stopped
+
+    def restore(self) -> tuple[TrainState, grain.DatasetIterator]:
+        """(state, batches) of the latest checkpoint, fresh ones if there is none."""
+        data = self.config.data
+        batches = iter(
+            training_batches(
+                self.dataset,
+                patch=tuple(data.patch),
+                batch_size=self.config.train.batch_size // jax.process_count(),
+                nodule_fraction=data.nodule_fraction,
+                seed=self.config.seed,
+                threads=data.threads,
+                prefetch=data.prefetch,
+                on_broken=data.on_broken,
+                shard=jax.process_index(),
+                shards=jax.process_count(),
+            )
         )
-        raise InputError(
-            f"the loss is {loss} at step {step}; {where}: lower config.optimizer.learning_rate "
-            "or config.optimizer.clip_norm and run again"
+        found = self.checkpoints.restore(self.abstract)
+        if found is None:
+            self.goodput.restored(0)
+            return init_state(self.init, self.optimizer, self.mesh), batches
+        state, position = found
+        batches.set_state(position)
+        self.goodput.restored(int(state.step))
+        print(f"resuming from step {int(state.step)} of {self.checkpoints.folder}")
+        return state, batches
+
+    def validate(self, params: dict, preemption: Preemption) -> dict[str, float] | None:
+        """Mean loss, and Dice over all voxels of the validation patches; None if preempted."""
+        sums = []
+        for batch in self.validation:
+            if preemption.requested():
+                return None
+            sums.append(jax.device_get(self.validation_step(params, put_batch(batch, self.mesh))))
+        total = {k: float(np.sum([s[k] for s in sums])) for k in sums[0]}
+        marked = total["predicted"] + total["true"]
+        return {
+            "loss": total["loss"] / len(sums),
+            "dice": 2 * total["hit"] / marked if marked else 1.0,
+        }
+
+    def log(self, writer: Writer, meter: Meter, step: int, metrics: dict) -> None:
+        row = {
+            "train/loss": check_finite((step, metrics)),
+            "train/grad_norm": float(metrics["grad_norm"]),
+            "train/learning_rate": float(self.schedule(step - 1)),
+            "step_ms": meter.step_ms,
+            "patches_per_s": meter.patches_per_s,
+        }
+        text = (
+            f"loss {row['train/loss']:.4f}  lr {row['train/learning_rate']:.2e}  "
+            f"{meter.step_ms:.0f} ms a step  {meter.patches_per_s:.2f} patches/s"
         )
-    return loss
+        writer.write(step, row, text)
+        self.goodput.write()
 
-
-class Meter:
-    """Milliseconds a step over the last steps, compilation and pauses left out."""
-
-    def __init__(self, batch_size: int, keep: int = 20):
-        self._batch_size, self._keep = batch_size, keep
-        self._times: list[float] = []
-        self._last: float | None = None
-
-    def tick(self) -> None:
-        """Call once a step, after the step before is known to be done."""
-        now = time.perf_counter()
-        if self._last is not None:
-            self._times = [*self._times[1 - self._keep :], now - self._last]
-        self._last = now
-
-    def paused(self) -> "Meter":
-        return self
-
-    def __enter__(self) -> None:
-        self._last = None
-
-    def __exit__(self, *_) -> None:
-        self._last = None
-
-    @property
-    def step_ms(self) -> float:
-        return 1000 * float(np.median(self._times)) if self._times else 0.0
-
-    @property
-    def patches_per_s(self) -> float:
-        return 1000 * self._batch_size / self.step_ms if self._times else 0.0
+    def due(self, step: int, every: int) -> bool:
+        """Whether to do after a step what is done `every` so many, and after the last."""
+        return step > 0 and (step % every == 0 or step == self.config.train.steps)

@@ -60,12 +60,22 @@ def init_state(
     init: Callable[[], dict], optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """The state at step 0, on every device of the mesh."""
+    return _fresh(init, optimizer, mesh)()
 
+
+def abstract_state(
+    init: Callable[[], dict], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Shapes, types and shardings of the state; nothing is compiled or computed."""
+    return _fresh(init, optimizer, mesh).eval_shape()
+
+
+def _fresh(init: Callable[[], dict], optimizer: optax.GradientTransformation, mesh: Mesh):
     def fresh() -> TrainState:
         params = init()
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
-    return jax.jit(fresh, out_shardings=NamedSharding(mesh, REPLICATED))()
+    return jax.jit(fresh, out_shardings=NamedSharding(mesh, REPLICATED))
 
 
 def targets_of(labels: jax.Array, data: ConfigDict) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,8 @@
-"""Checkpoints: the best and the latest are kept, and only the right model is restored."""
+"""Checkpoints: best and latest are kept, broken ones passed over, nothing saved is lost."""
+
+import dataclasses
+import resource
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +34,13 @@ def batches(dataset):
 
 def at(state: TrainState, step: int) -> TrainState:
     params = jax.tree.map(lambda x: x + step, state.params)
-    return TrainState(jnp.int32(step), params, state.opt_state)
+    return dataclasses.replace(state, step=jnp.int32(step), params=params)
 
 
 def test_best_and_latest_are_kept_and_the_best_predicts(state, batches, tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, write=True)
     for step, dice in ((1, 0.1), (2, 0.9), (3, 0.2), (4, 0.3), (5, 0.1)):
-        checkpoints.save(at(state, step), batches, {"loss": 1.0, "dice": dice})
+        checkpoints.save(at(state, step), batches.get_state(), {"loss": 1.0, "dice": dice})
     checkpoints.wait()
     assert checkpoints.latest_step() == 5 and checkpoints.best_step() == 2
     assert {p.name for p in tmp_path.iterdir() if p.name.isdigit()} == {"2", "4", "5"}
@@ -46,9 +50,9 @@ def test_best_and_latest_are_kept_and_the_best_predicts(state, batches, tmp_path
 
 
 def test_state_and_data_position_come_back(state, batches, dataset, tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, write=True)
     next(batches), next(batches)
-    checkpoints.save(at(state, 2), batches, {"loss": 1.0, "dice": 0.5})
+    checkpoints.save(at(state, 2), batches.get_state(), {"loss": 1.0, "dice": 0.5})
     following = next(batches)
     checkpoints.wait()
     other = iter(
@@ -57,14 +61,15 @@ def test_state_and_data_position_come_back(state, batches, dataset, tmp_path):
             prefetch=2,
         )
     )  # fmt: skip
-    restored = Checkpoints(tmp_path).restore(state, other)
+    restored, position = Checkpoints(tmp_path).restore(state)
+    other.set_state(position)
     jax.tree.map(np.testing.assert_array_equal, restored, at(state, 2))
     np.testing.assert_array_equal(next(other)["hu"], following["hu"])
 
 
 def test_a_checkpoint_of_another_model_is_refused(config, state, batches, tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(at(state, 1), batches, {"loss": 1.0, "dice": 0.5})
+    checkpoints = Checkpoints(tmp_path, write=True)
+    checkpoints.save(at(state, 1), batches.get_state(), {"loss": 1.0, "dice": 0.5})
     checkpoints.wait()
     config.model.channels = (4, 16)
     params = jax.jit(make_apply(config)[1])()
@@ -75,3 +80,109 @@ def test_a_checkpoint_of_another_model_is_refused(config, state, batches, tmp_pa
 def test_no_checkpoint_says_so(state, tmp_path):
     with pytest.raises(InputError, match="holds no checkpoint"):
         Checkpoints(tmp_path).restore_params(state.params)
+
+
+@pytest.fixture
+def saved(state, batches, tmp_path):
+    """A folder with the checkpoints 1 and 2."""
+    checkpoints = Checkpoints(tmp_path / "saved", write=True)
+    for step in (1, 2):
+        checkpoints.save(at(state, step), batches.get_state(), {"loss": 1.0, "dice": 0.5})
+    checkpoints.wait()
+    checkpoints.close()
+    return tmp_path / "saved"
+
+
+def garbled(data: bytes) -> bytes:
+    return bytes(b ^ 1 << (i % 8) if i % 50 == 25 else b for i, b in enumerate(data))
+
+
+@pytest.mark.parametrize("harm", [lambda data: data[: len(data) // 2], garbled])
+def test_whatever_is_broken_the_state_is_that_of_a_whole_checkpoint(state, saved, tmp_path, harm):
+    """Each file of the latest in turn: it comes back whole, or the one before it does."""
+    files = [p.relative_to(saved) for p in (saved / "2").rglob("*") if p.is_file()]
+    went_back = 0
+    for number, file in enumerate(sorted(files)):
+        folder = tmp_path / str(number)
+        shutil.copytree(saved, folder)
+        (folder / file).write_bytes(harm((folder / file).read_bytes()))
+        checkpoints = Checkpoints(folder, write=True)
+        restored, position = checkpoints.restore(state)
+        step = int(restored.step)
+        jax.tree.map(np.testing.assert_array_equal, restored, at(state, step))
+        assert position == {"next_index": 0}
+        if step == 1:  # then the next save must not meet what is broken
+            went_back += 1
+            checkpoints.save(at(state, 2), position, None)
+            checkpoints.wait()
+            assert Checkpoints(folder).latest_step() == 2
+    assert went_back > len(files) / 4
+
+
+def test_going_back_is_told_in_one_line_and_deletes_nothing(state, saved, capsys):
+    shutil.rmtree(saved / "2" / "rest")
+    files = {p.name for p in (saved / "2").iterdir()}
+    restored, _ = Checkpoints(saved, write=True).restore(state)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{saved}/2: is broken (") and line.endswith("going back to 1")
+    (aside,) = saved.glob("broken-2-*")
+    assert {p.name for p in aside.iterdir()} == files and int(restored.step) == 1
+
+
+def test_where_none_can_be_read_nothing_is_touched(state, saved):
+    for step in (1, 2):
+        (saved / str(step) / "params" / "_METADATA").write_text("{")
+    with pytest.raises(InputError, match=r"none of the checkpoints \[1, 2\] can be read"):
+        Checkpoints(saved, write=True).restore(state)
+    assert {p.name for p in saved.iterdir()} == {"1", "2"}
+
+
+@pytest.fixture
+def full_disk():
+    """full_disk(True): no file may grow beyond 1,000 bytes until full_disk(False)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full_disk(full: bool) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000 if full else soft, hard))
+
+    yield full_disk
+    full_disk(False)
+
+
+def test_a_save_that_fails_costs_nothing_and_the_next_one_succeeds(state, saved, full_disk, capsys):
+    checkpoints = Checkpoints(saved, write=True)
+    full_disk(True)
+    checkpoints.save(at(state, 3), {"next_index": 3}, {"loss": 1.0, "dice": 0.9})
+    with pytest.raises(InputError, match="the last checkpoint could not be saved"):
+        checkpoints.wait()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"checkpoint not saved: {saved}: File too large; ")
+    assert checkpoints.latest_step() == Checkpoints(saved).latest_step() == 2
+    restored, _ = checkpoints.restore(state)
+    jax.tree.map(np.testing.assert_array_equal, restored, at(state, 2))
+    full_disk(False)
+    checkpoints.save(at(state, 4), {"next_index": 4}, {"loss": 1.0, "dice": 0.1})
+    checkpoints.wait()
+    assert {p.name for p in saved.iterdir()} == {"2", "4"}  # the best, and the latest two
+    restored, _ = checkpoints.restore(state)
+    jax.tree.map(np.testing.assert_array_equal, restored, at(state, 4))
+
+
+def test_a_state_may_change_as_soon_as_save_returns(state, tmp_path):
+    checkpoints = Checkpoints(tmp_path, write=True)
+    wanted = jax.device_get(at(state, 1))
+    given = at(state, 1)
+    checkpoints.save(given, {"next_index": 1}, None)
+    jax.tree.map(lambda x: x.delete(), given)
+    checkpoints.wait()
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(state)[0], wanted)
+
+
+def test_a_score_may_come_after_the_save(state, tmp_path):
+    checkpoints = Checkpoints(tmp_path, write=True)
+    for step, scores in ((1, None), (2, {"dice": 0.2}), (3, None)):
+        checkpoints.save(at(state, step), {"next_index": step}, scores)
+    checkpoints.wait()
+    assert checkpoints.best_step() == 2
+    checkpoints.score(3, {"dice": 0.7})
+    assert checkpoints.best_step() == Checkpoints(tmp_path).best_step() == 3

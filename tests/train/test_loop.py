@@ -1,11 +1,19 @@
-"""Training end to end in small: it logs, saves, and goes on exactly where it was."""
+"""Training end to end in small: it logs, saves, goes on exactly where it was, and bears faults."""
 
+import itertools
 import json
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import time
 
 import jax
 import numpy as np
 import pytest
 
+from lung_unet.data.manifest import Dataset
 from lung_unet.errors import InputError
 from lung_unet.parallel.mesh import make_mesh
 from lung_unet.train import loop
@@ -19,10 +27,30 @@ def losses(workdir):
     return {r["step"]: r["train/loss"] for r in rows if "train/loss" in r}
 
 
-def test_resumed_equals_uninterrupted_to_the_bit(config, dataset, tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+def validations(workdir):
+    rows = read_rows(workdir / "metrics.jsonl")
+    return [(r["step"], r["validation/dice"]) for r in rows if "validation/dice" in r]
+
+
+@pytest.fixture
+def config(shrunk_config):
+    config = shrunk_config()
     config.optimizer.schedule = "constant"  # which does not depend on where training stops
-    loop.train(config, dataset, whole)
+    return config
+
+
+@pytest.fixture(scope="module")
+def whole(shrunk_config, prepared, tmp_path_factory):
+    """The folder of an undisturbed run of four steps."""
+    config = shrunk_config()
+    config.optimizer.schedule = "constant"
+    workdir = tmp_path_factory.mktemp("whole")
+    assert loop.train(config, Dataset(prepared), workdir)
+    return workdir
+
+
+def test_resumed_equals_uninterrupted_to_the_bit(config, dataset, whole, tmp_path):
+    parts = tmp_path / "parts"
     config.train.steps = 2
     loop.train(config, dataset, parts)
     config.train.steps = 4
@@ -34,6 +62,72 @@ def test_resumed_equals_uninterrupted_to_the_bit(config, dataset, tmp_path):
     params = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
     ends = [Checkpoints(w / "checkpoints").restore_params(params)[0] for w in (whole, parts)]
     jax.tree.map(np.testing.assert_array_equal, *ends)
+
+
+def test_sigterm_in_validation_saves_and_the_validation_is_made_up_for(
+    config, dataset, whole, tmp_path, monkeypatch
+):
+    parts = tmp_path / "parts"
+    validate = loop.Trainer.validate
+
+    def disturbed(self, params, preemption):
+        os.kill(os.getpid(), signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while not preemption.requested() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return validate(self, params, preemption)
+
+    monkeypatch.setattr(loop.Trainer, "validate", disturbed)
+    assert not loop.train(config, dataset, parts)
+    assert Checkpoints(parts / "checkpoints").latest_step() == 2 and validations(parts) == []
+    monkeypatch.setattr(loop.Trainer, "validate", validate)
+    assert loop.train(config, dataset, parts)
+    assert losses(parts) == losses(whole) and validations(parts) == validations(whole)
+    bests = [Checkpoints(w / "checkpoints").best_step() for w in (whole, parts)]
+    assert bests[0] == bests[1]
+
+
+def test_the_hosts_clock_may_jump(config, dataset, whole, tmp_path, monkeypatch):
+    real, jumps = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: real() + (-1) ** next(jumps) * 86400 * 365)
+    assert loop.train(config, dataset, tmp_path / "jumpy")
+    assert losses(tmp_path / "jumpy") == losses(whole)
+    rows = read_rows(tmp_path / "jumpy" / "metrics.jsonl")
+    assert all(0 <= row["step_ms"] < 60_000 for row in rows if "step_ms" in row)
+    seconds = json.loads((tmp_path / "jumpy" / "goodput.json").read_text())["seconds"]
+    assert min(seconds.values()) >= 0 and sum(seconds.values()) < 600
+
+
+def test_a_full_disk_stops_neither_training_nor_the_log(
+    config, dataset, whole, tmp_path, monkeypatch, capsys
+):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    validate = loop.Trainer.validate
+
+    def full_then_not(self, params, preemption):
+        full = not validations(tmp_path / "full")  # the first time
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700 if full else soft, hard))
+        return validate(self, params, preemption)
+
+    monkeypatch.setattr(loop.Trainer, "validate", full_then_not)
+    try:
+        assert loop.train(config, dataset, tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    output = capsys.readouterr().out
+    assert "checkpoint not saved" in output and "metrics.jsonl: File too large" in output
+    assert losses(tmp_path / "full") == losses(whole)
+    assert Checkpoints(tmp_path / "full" / "checkpoints").latest_step() == 4
+    assert not (tmp_path / "full" / "checkpoints" / "2").exists()
+
+
+def test_a_shard_that_was_cut_off_stops_training_and_is_named(config, prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "data")
+    for shard in Dataset(tmp_path / "data").shards("train", "nodule"):
+        path = pathlib.Path(shard)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"nodule\.arrayrecord"):
+        loop.train(config, Dataset(tmp_path / "data"), tmp_path / "run")
 
 
 def test_logs_hold_what_is_promised(config, dataset, tmp_path):

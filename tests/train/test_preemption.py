@@ -1,0 +1,76 @@
+"""SIGTERM ends a process at once with code 0, or is kept until the state is saved."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lung_unet.train import preemption
+from lung_unet.train.preemption import Preemption
+
+BUSY = """
+import numpy as np
+from lung_unet.train.preemption import Preemption
+with Preemption():
+    print("busy", flush=True)
+    np.linalg.svd(np.random.rand(4000, 4000))  # in C, where no Python handler can run
+print("done")
+"""
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def until(condition) -> bool:
+    deadline = time.monotonic() + 30
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return condition()
+
+
+def test_a_process_deep_in_a_library_ends_at_once():
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        assert process.stdout.readline() == "busy\n"
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "done" not in output and "run the same command" in output
+
+
+@pytest.fixture
+def left(monkeypatch) -> list:
+    """One entry for each time that the process would have ended."""
+    left: list = []
+    monkeypatch.setattr(preemption, "leave", lambda: left.append(True))
+    return left
+
+
+def test_while_held_it_is_only_told(left):
+    with Preemption() as asked:
+        with asked.holding():
+            assert not asked.requested()
+            terminate()
+            assert until(asked.requested) and not left
+        terminate()
+        assert until(lambda: bool(left))
+
+
+def test_afterwards_signals_do_what_they_did_before():
+    before = signal.getsignal(signal.SIGTERM)
+    with Preemption():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_other_signals_are_not_mistaken_for_it(left):
+    with Preemption() as asked:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        assert not asked.requested() and not left
