@@ -7,8 +7,7 @@ from ml_collections import ConfigDict
 
 from lung_unet.data.labels import agreement
 from lung_unet.data.records import ScanRecord
-from lung_unet.data.volume import onto_source
-from lung_unet.evaluation.candidates import find_candidates
+from lung_unet.evaluation.candidates import find_candidates, probability_on_source
 from lung_unet.evaluation.froc import evaluate_marks, finding_rows
 from lung_unet.evaluation.sliding_window import Predictor
 from lung_unet.evaluation.voxel import Counts, truth_mask
@@ -31,13 +30,13 @@ def examine(predictor: Predictor, config: ConfigDict, record: ScanRecord, values
     """
     volume = record.volume
     probability = predictor(volume.hu, volume.lungs)
-    regions = {}
+    regions, smallest = {}, min(values["min_diameter_mm"])
     for level in sorted({*values["threshold"], *values["candidate_threshold"]}):
-        found = find_candidates(probability, volume.grid, level, min(values["min_diameter_mm"]))
+        found = find_candidates(probability, volume, level, smallest)
         regions[str(level)] = [[*c.centre_mm.tolist(), c.probability, c.diameter_mm] for c in found]
-    own = np.zeros(volume.source.shape, np.float32)
-    low, box = onto_source(probability, volume.grid, volume.source)
-    own[tuple(slice(l, l + n) for l, n in zip(low, box.shape, strict=True))] = box
+    lowest = min(values["threshold"])
+    found = find_candidates(probability, volume, lowest, smallest)
+    own = probability_on_source(probability, found, volume, lowest)
     nodules, excluded = finding_rows(record.findings)
     return {
         "voxels": overlap(own, record, agreement(config.data), values["threshold"]),

@@ -68,7 +68,7 @@ def test_marks_of_the_search_are_those_of_the_scan(blurred, config, record):
     values = {"threshold": (0.3,), "candidate_threshold": (0.1,), "min_diameter_mm": (6.0,)}
     scan = examine(blurred, config, record, values)
     probability = blurred(record.volume.hu, record.volume.lungs)
-    levels = [find_candidates(probability, record.volume.grid, t, 6.0) for t in (0.3, 0.1)]
+    levels = [find_candidates(probability, record.volume, t, 6.0) for t in (0.3, 0.1)]
     marks = marks_of(*levels, 0.3)
     sure, faint = (scan["regions"][level] for level in ("0.3", "0.1"))
     rows = [*sure, *(r for r in faint if r[3] <= 0.3)]
