@@ -9,6 +9,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from lung_unet.allocator import release_freed_memory
 from lung_unet.train.optimizer import make_optimizer
 from lung_unet.train.step import Batch, TrainState, init_state, make_apply, make_train_step
 
@@ -26,7 +27,9 @@ def compile_step(
     with contextlib.nullcontext() if cached else _no_cache():
         start = time.perf_counter()
         compiled = step.lower(state, batch).compile()
-        return compiled, time.perf_counter() - start
+        seconds = time.perf_counter() - start
+    release_freed_memory()
+    return compiled, seconds
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from lung_unet.allocator import release_freed_memory
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.pipeline import training_batches, validation_batches
 from lung_unet.parallel.mesh import make_mesh, put_batch
@@ -92,7 +93,9 @@ class Trainer:
     def compiled(self, step, like) -> jax.stages.Compiled:
         batch = put_batch(self.validation[0], self.mesh)  # of the same shape as those of training
         with self.goodput.spending("compilation"):
-            return step.lower(like, batch).compile()
+            program = step.lower(like, batch).compile()
+            release_freed_memory()
+            return program
 
     def run(self, preemption: Preemption) -> bool:
         """Trains from the latest checkpoint; True at the last step, False if SIGTERM came before.
