@@ -20,6 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.variant = variant
     config.seed = 0
+    config.timeout_s = 600.0  # a job of many processes ends if one is silent for so long
 
     config.data = ConfigDict()
     config.data.dir = ""  # prepared dataset, or scans (data/source.py); empty: the phantom is built

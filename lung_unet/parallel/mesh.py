@@ -17,17 +17,25 @@ BATCH_AND_DEPTH = PartitionSpec("data", "space")
 
 
 def make_mesh(config: ConfigDict) -> Mesh:
-    """The mesh that `config.mesh` asks for, over the first devices.
+    """The mesh that `config.mesh` asks for: over the first devices in one process, over all of them
+    in many.
 
     Raises:
-      InputError: more devices than there are, or a batch or patch that the mesh does not divide.
+      InputError: more devices than there are, some left over in a job of many processes, or a batch
+        or patch that the mesh does not divide.
     """
     data, space = config.mesh.data, config.mesh.space
-    found = jax.device_count()
-    if min(data, space) < 1 or data * space > found:
+    found, processes = jax.device_count(), jax.process_count()
+    if min(data, space) < 1 or data * space > found or (processes > 1 and data * space < found):
         raise InputError(
             f"config.mesh = {data} × {space} (data × space) needs {data * space} devices, "
             f"{found} found; set config.mesh.data and config.mesh.space to a product of {found}"
+        )
+    own = found // processes
+    if processes > 1 and own % space and space % own:
+        raise InputError(
+            f"config.mesh.space = {space} cuts through the {own} devices of a process; choose a "
+            f"divisor or a multiple of {own}"
         )
     if config.train.batch_size % data:
         raise InputError(
@@ -40,14 +48,45 @@ def make_mesh(config: ConfigDict) -> Mesh:
             f"config.data.patch depth {config.data.patch[0]} is not a multiple of {multiple} = "
             f"config.mesh.space {space} × 2^{len(config.model.channels) - 1}"
         )
-    devices = np.array(jax.devices()[: data * space]).reshape(data, space)
-    return Mesh(devices, ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+    return _mesh(jax.devices()[: data * space], data, space)
+
+
+def make_local_mesh(config: ConfigDict) -> Mesh:
+    """This process's devices, as many as `config.mesh` asks for or there are, all of them `data`.
+
+    For what is done alone and one patch a device: prediction, with a model of any mesh.
+    """
+    devices = jax.local_devices()[: config.mesh.data * config.mesh.space]
+    return _mesh(devices, len(devices), 1)
+
+
+def _mesh(devices: list[jax.Device], data: int, space: int) -> Mesh:
+    axes = (AxisType.Auto,) * 2
+    return Mesh(np.array(devices).reshape(data, space), ("data", "space"), axis_types=axes)
+
+
+def share_of_batch(mesh: Mesh) -> tuple[int, int]:
+    """(i, n): this process feeds the i-th of n equal parts of each batch.
+
+    Processes that hold parts of the depth of the same patches feed the same part.
+    """
+    own = sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
+    space = mesh.shape["space"]
+    first = next(
+        row
+        for row, devices in enumerate(mesh.devices)
+        if any(d.process_index == jax.process_index() for d in devices)
+    )
+    rows = max(1, own // space)
+    return first // rows, mesh.shape["data"] // rows
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's part of a batch as global arrays split over `data`."""
-    sharding = NamedSharding(mesh, BATCH)
+    """This process's part of a batch (`share_of_batch`) as global arrays split over `data`."""
+    sharding, parts = NamedSharding(mesh, BATCH), share_of_batch(mesh)[1]
     return {
-        name: jax.make_array_from_process_local_data(sharding, array)
+        name: jax.make_array_from_process_local_data(
+            sharding, array, (array.shape[0] * parts, *array.shape[1:])
+        )
         for name, array in batch.items()
     }

@@ -14,15 +14,24 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from absl import flags
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from lung_unet.errors import InputError
 from lung_unet.files import write_text
+from lung_unet.parallel.distributed import wait
 from lung_unet.train.step import TrainState
 
 KEEP_LATEST = 2
 TMP = ".orbax-checkpoint-tmp"  # Orbax's mark of what is not whole yet
 METRIC = "dice"
+
+
+class _Manager(ocp.CheckpointManager):
+    """Does not ask for SIGTERM itself, which would shift the count that processes share."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 class Checkpoints:
@@ -42,7 +51,10 @@ class Checkpoints:
         self._copy: Callable[[TrainState], TrainState] = jax.jit(_copied)
 
     def _open(self) -> ocp.CheckpointManager:
-        self._check_scores()
+        if jax.process_index() == 0 or not self._write:
+            self._check_scores()
+        if self._write:
+            wait("scores")
         policy = AnyPreservationPolicy([LatestN(KEEP_LATEST), BestN(get_metric_fn=_score, n=1)])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
@@ -50,8 +62,18 @@ class Checkpoints:
             best_mode="max",
             read_only=not self._write,
             enable_async_checkpointing=False,  # the thread is ours, so that nothing of it blocks
+            multiprocessing_options=self._processes(),
         )
-        return ocp.CheckpointManager(self.folder, options=options)
+        return _Manager(self.folder, options=options)
+
+    def _processes(self) -> ocp.options.MultiprocessingOptions:
+        """All processes of the job write together; each reads alone."""
+        if self._write:
+            # Orbax's other barriers are device programs, which would meet those of the step.
+            flags.FLAGS["experimental_orbax_use_distributed_barrier"].value = True
+            return ocp.options.MultiprocessingOptions()
+        me = jax.process_index()
+        return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
 
     def _check_scores(self) -> None:
         """Orbax opens no folder with a broken score in it."""
@@ -96,7 +118,9 @@ class Checkpoints:
         """Adds the validation of a state that was saved before it could be validated."""
         self._settle()
         if step in self._manager.all_steps():
-            write_text(self.folder / str(step) / "metrics" / "metrics", json.dumps(scores))
+            if jax.process_index() == 0:
+                write_text(self.folder / str(step) / "metrics" / "metrics", json.dumps(scores))
+            wait("score")
             self._manager.reload()
 
     def _settle(self) -> None:
@@ -107,6 +131,8 @@ class Checkpoints:
             self._failed = None
         except Exception as error:  # what fails may be the disk, or any layer above it
             self._failed = _reason(error)
+            if jax.process_count() > 1:  # the others' parts of it are waiting for this one's
+                raise self._not_saved() from error
             print(f"checkpoint not saved: {self.folder}: {self._failed}; trying again at the next")
             self._manager = self._open()  # forgets the half of it
         self._saving = None
@@ -119,10 +145,13 @@ class Checkpoints:
         """
         self._settle()
         if self._failed:
-            raise InputError(
-                f"{self.folder}: the last checkpoint could not be saved ({self._failed}); what was "
-                "saved before is kept: free space and run again"
-            )
+            raise self._not_saved()
+
+    def _not_saved(self) -> InputError:
+        return InputError(
+            f"{self.folder}: the last checkpoint could not be saved ({self._failed}); what was "
+            "saved before is kept: free space and run again"
+        )
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -172,7 +201,9 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         name = f"broken-{step}-{uuid.uuid4().hex[:8]}"
-        os.replace(self.folder / str(step), self.folder / name)
+        if jax.process_index() == 0:
+            os.replace(self.folder / str(step), self.folder / name)
+        wait("set aside")
         self._manager.reload()
 
     def restore_params(self, params: dict) -> tuple[dict, int]:
