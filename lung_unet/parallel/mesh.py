@@ -4,6 +4,8 @@ A batch is split over `data`, the depth of each patch over `space`; parameters a
 XLA adds halo exchanges and reductions, so the step is the same code on one device and on many.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -37,10 +39,11 @@ def make_mesh(config: ConfigDict) -> Mesh:
             f"config.mesh.space = {space} cuts through the {own} devices of a process; choose a "
             f"divisor or a multiple of {own}"
         )
-    if config.train.batch_size % data:
+    parts = config.train.accumulate
+    if parts < 1 or config.train.batch_size % (data * parts):
         raise InputError(
             f"config.train.batch_size = {config.train.batch_size} is not a multiple of "
-            f"config.mesh.data = {data}"
+            f"config.mesh.data × config.train.accumulate = {data} × {parts}"
         )
     multiple = space * 2 ** (len(config.model.channels) - 1)
     if space > 1 and config.data.patch[0] % multiple:
@@ -79,6 +82,30 @@ def share_of_batch(mesh: Mesh) -> tuple[int, int]:
     )
     rows = max(1, own // space)
     return first // rows, mesh.shape["data"] // rows
+
+
+def in_parts(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
+    """(parts, batch / parts, depth, …) of (batch, depth, …), within a compiled program; each part
+    holds patches of every device, so that none moves."""
+    data = mesh.shape["data"]
+    split = x.reshape(data, parts, -1, *x.shape[1:]).swapaxes(0, 1)
+    split = split.reshape(parts, -1, *x.shape[1:])
+    spec = NamedSharding(mesh, PartitionSpec(None, *BATCH_AND_DEPTH))
+    return jax.lax.with_sharding_constraint(split, spec)
+
+
+def split_over_data(tree: Any, mesh: Mesh) -> Any:
+    """Shardings of a pytree of arrays, each split over `data` along its longest axis that divides
+    by it, or whole on every device."""
+    parts = mesh.shape["data"]
+
+    def one(x: jax.Array) -> NamedSharding:
+        sizes = [n if n % parts == 0 else 0 for n in x.shape]
+        if not any(sizes):
+            return NamedSharding(mesh, REPLICATED)
+        return NamedSharding(mesh, PartitionSpec(*[None] * sizes.index(max(sizes)), "data"))
+
+    return jax.tree.map(one, tree)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -42,8 +42,9 @@ def train(
         no place for the last checkpoint.
     """
     skipped = Skipped(workdir, config.train)
+    goodput = goodput or Goodput(workdir, writes=jax.process_index() == 0)
     with Preemption() as preemption:
-        trainer = Trainer(config, dataset, workdir, goodput or Goodput(workdir), skipped)
+        trainer = Trainer(config, dataset, workdir, goodput, skipped)
         checkpoints = trainer.checkpoints
         with contextlib.closing(checkpoints):
             while True:
@@ -71,7 +72,7 @@ class Trainer:
         self.apply, self.init = make_apply(config)
         self.optimizer = make_optimizer(config)
         self.schedule = make_schedule(config)
-        self.abstract = abstract_state(self.init, self.optimizer, self.mesh)
+        self.abstract = abstract_state(self.init, self.optimizer, self.mesh, config.optimizer.shard)
         self.validation = validation_batches(
             dataset,
             patch=tuple(config.data.patch),
@@ -184,7 +185,8 @@ class Trainer:
         found = self.checkpoints.restore(self.abstract)
         if found is None:
             self.goodput.restored(0)
-            return init_state(self.init, self.optimizer, self.mesh), batches
+            shard = self.config.optimizer.shard
+            return init_state(self.init, self.optimizer, self.mesh, shard), batches
         state, position = found
         batches.set_state(position)
         self.goodput.restored(int(state.step))
