@@ -5,9 +5,10 @@ import dataclasses
 import cc3d
 import numpy as np
 
-from lung_unet.data.scan import Grid
 from lung_unet.data.volume import Volume, onto_source
 from lung_unet.evaluation.froc import MAX_MARKS
+
+NEAR_MM = 10.0  # a nodule at the pleura may lie beside what counts as lung
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,9 +23,14 @@ class Candidate:
 
 
 def find_candidates(
-    probability: np.ndarray, grid: Grid, threshold: float, min_diameter_mm: float
+    probability: np.ndarray, volume: Volume, threshold: float, min_diameter_mm: float
 ) -> list[Candidate]:
-    """The regions (26-connected) above `threshold`, of some size, most probable first."""
+    """The regions (26-connected) above `threshold`, of some size, most probable first.
+
+    Left out is what lies further than NEAR_MM from the lungs, in bones or on the skin.
+    """
+    grid = volume.grid
+    reach = np.ceil(NEAR_MM / grid.spacing_mm).astype(int)
     labels = cc3d.connected_components(probability > threshold, connectivity=26)
     statistics = cc3d.statistics(labels)
     volume_mm3 = statistics["voxel_counts"] * np.prod(grid.spacing_mm)
@@ -32,6 +38,8 @@ def find_candidates(
     candidates = []
     for label in 1 + np.flatnonzero(diameters[1:] >= min_diameter_mm):
         box = statistics["bounding_boxes"][label]
+        if not volume.lungs[grown(box, reach)].any():
+            continue
         mask = labels[box] == label
         values = probability[box][mask]
         middle = np.average(np.argwhere(mask), 0, values) + [s.start for s in box]
@@ -55,6 +63,13 @@ def marks_of(sure: list[Candidate], faint: list[Candidate], threshold: float) ->
     return [c for c in marks if c.probability >= lowest]  # ties with the first one over it decide
 
 
+def grown(box: tuple[slice, ...], reach: np.ndarray) -> tuple[slice, ...]:
+    """A box with `reach` (3,) voxels more on each side, as far as the array goes."""
+    return tuple(
+        slice(max(0, s.start - int(n)), s.stop + int(n)) for s, n in zip(box, reach, strict=True)
+    )
+
+
 def mask_of(candidates: list[Candidate], shape: tuple[int, ...]) -> np.ndarray:
     """bool (z, y, x): the voxels of all candidates."""
     mask = np.zeros(shape, bool)
@@ -68,11 +83,20 @@ def mask_on_source(
 ) -> np.ndarray:
     """bool (z, y, x) on the scan's own grid: the candidates' voxels, by their probability there.
 
-    Regions that are no candidates are taken out of `probability`; around candidates it stays, so
-    that a surface lies where the probability crosses the threshold.
+    A surface lies where the probability crosses the threshold.
+    """
+    return probability_on_source(probability, candidates, volume, threshold) > threshold
+
+
+def probability_on_source(
+    probability: np.ndarray, candidates: list[Candidate], volume: Volume, threshold: float
+) -> np.ndarray:
+    """float32 (z, y, x) on the scan's own grid, without the regions that are no candidates.
+
+    What is not above the threshold stays: a region cut out of its surroundings would shrink.
     """
     dropped = (probability > threshold) & ~mask_of(candidates, probability.shape)
     low, box = onto_source(np.where(dropped, 0, probability), volume.grid, volume.source)
-    mask = np.zeros(volume.source.shape, bool)
-    mask[tuple(slice(l, l + n) for l, n in zip(low, box.shape, strict=True))] = box > threshold
-    return mask
+    own = np.zeros(volume.source.shape, np.float32)
+    own[tuple(slice(l, l + n) for l, n in zip(low, box.shape, strict=True))] = box
+    return own

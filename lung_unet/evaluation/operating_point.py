@@ -3,7 +3,8 @@
 A setting that `config.evaluation` gives as a number is that number. The others are chosen once a
 checkpoint, each of a small grid (operating_search.py), and kept in WORKDIR/operating_point.json:
 
-threshold             of the mask: the highest mean nodule Dice, on each scan's own grid
+threshold             of the mask: the highest Dice of all scans' voxels, on their own grids (the
+                      nodules' own Dice would not mind false positives)
 candidate_threshold   not above it, for FROC's fainter marks; and
 min_diameter_mm       of what is kept of mask and marks: together, the highest CPM
 """

@@ -1,19 +1,16 @@
 """The search for an operating point: what is needed of each scan, and the best of all scans."""
 
-import dataclasses
 import itertools
 
-import cc3d
 import numpy as np
 from ml_collections import ConfigDict
 
 from lung_unet.data.labels import agreement
 from lung_unet.data.records import ScanRecord
-from lung_unet.data.volume import bounds, onto_source
-from lung_unet.evaluation.candidates import find_candidates
+from lung_unet.evaluation.candidates import find_candidates, probability_on_source
 from lung_unet.evaluation.froc import evaluate_marks, finding_rows
 from lung_unet.evaluation.sliding_window import Predictor
-from lung_unet.evaluation.voxel import score, truth_of
+from lung_unet.evaluation.voxel import Counts, truth_mask
 
 Values = dict[str, tuple[float, ...]]
 GRID: Values = {
@@ -27,54 +24,38 @@ DEFAULT = {"threshold": 0.5, "candidate_threshold": 0.1, "min_diameter_mm": 3.0}
 def examine(predictor: Predictor, config: ConfigDict, record: ScanRecord, values: Values) -> dict:
     """What the search needs of one scan, JSON-able.
 
-    dice (thresholds, nodules); regions: at each level that may be one of the two thresholds, every
-    region's z, y, x, probability and diameter; nodules and excluded findings as FROC takes them.
+    voxels (thresholds, 3) of `overlap`; regions: at each level that may be one of the two
+    thresholds, every region's z, y, x, probability and diameter; nodules and excluded findings as
+    FROC takes them.
     """
     volume = record.volume
     probability = predictor(volume.hu, volume.lungs)
-    regions = {}
+    regions, smallest = {}, min(values["min_diameter_mm"])
     for level in sorted({*values["threshold"], *values["candidate_threshold"]}):
-        found = find_candidates(probability, volume.grid, level, min(values["min_diameter_mm"]))
+        found = find_candidates(probability, volume, level, smallest)
         regions[str(level)] = [[*c.centre_mm.tolist(), c.probability, c.diameter_mm] for c in found]
-    own = np.zeros(volume.source.shape, np.float32)
-    low, box = onto_source(probability, volume.grid, volume.source)
-    own[tuple(slice(l, l + n) for l, n in zip(low, box.shape, strict=True))] = box
+    lowest = min(values["threshold"])
+    found = find_candidates(probability, volume, lowest, smallest)
+    own = probability_on_source(probability, found, volume, lowest)
     nodules, excluded = finding_rows(record.findings)
     return {
-        "dice": nodule_dice(own, record, agreement(config.data), values["threshold"]),
+        "voxels": overlap(own, record, agreement(config.data), values["threshold"]),
         "regions": regions,
         "nodules": nodules,
         "excluded": excluded,
     }
 
 
-def nodule_dice(
+def overlap(
     probability: np.ndarray, record: ScanRecord, consensus: int, thresholds: tuple[float, ...]
-) -> list[list[float]]:
-    """Dice of each counted nodule at each threshold, as `score` gives it; on the scan's own grid.
-
-    Only the regions that meet a nodule bear on it, so that all else is cut away first.
-    """
-    counted = [f for f in record.findings if f.included and f.reader_bits.any()]
-    if not counted:
-        return [[] for _ in thresholds]
-    truth = np.zeros(probability.shape, bool)
-    for finding in counted:
-        truth[finding.box] |= truth_of(finding, consensus)
-    regions = cc3d.connected_components(probability > min(thresholds), connectivity=26)
-    kept = np.isin(np.arange(regions.max() + 1), np.setdiff1d(regions[truth], 0))[regions]
-    boxes = kept.copy()
-    for finding in counted:
-        boxes[finding.box] = True
-    first, last = bounds(boxes)
-    near = tuple(map(slice, first, last))
-    kept, probability, ignored = kept[near], probability[near], record.ignored()[near]
-    moved = tuple(dataclasses.replace(f, low=f.low - first) for f in counted)
-    spacing_mm = record.volume.source.spacing_mm
-    scores = (
-        score((probability > t) & kept, moved, ignored, consensus, spacing_mm) for t in thresholds
-    )
-    return [[nodule.dice for nodule in scan.nodules] for scan in scores]
+) -> list[list[int]]:
+    """Voxels (hit, false_positive, missed) at each threshold; on the scan's own grid."""
+    truth = truth_mask(probability.shape, record.findings, consensus)
+    false = (probability > min(thresholds)) & ~truth & ~record.ignored()
+    inside, outside = np.sort(probability[truth]), np.sort(probability[false])
+    hits = len(inside) - np.searchsorted(inside, thresholds, "right")
+    wrong = len(outside) - np.searchsorted(outside, thresholds, "right")
+    return np.stack([hits, wrong, len(inside) - hits], 1).tolist()
 
 
 def best(scans: list[dict], values: Values) -> tuple[dict[str, float], dict]:
@@ -84,15 +65,15 @@ def best(scans: list[dict], values: Values) -> tuple[dict[str, float], dict]:
     """
     nodules = [np.reshape(scan["nodules"], (-1, 4)) for scan in scans]
     excluded = [np.reshape(scan["excluded"], (-1, 4)) for scan in scans]
-    dice = np.concatenate([np.reshape(s["dice"], (len(values["threshold"]), -1)) for s in scans], 1)
-    means = dice.mean(1).tolist() if dice.size else [0.0] * len(dice)
+    counts = np.sum([scan["voxels"] for scan in scans], 0).tolist()
+    dice = [Counts(*row).dice or 0.0 for row in counts]
 
     def nearness(names: tuple[str, ...], numbers: tuple[float, ...]) -> list[float]:
         return [-abs(n - DEFAULT[name]) for name, n in zip(names, numbers, strict=True)]
 
-    mean, _, threshold = max(
-        (m, nearness(("threshold",), (t,)), t)
-        for m, t in zip(means, values["threshold"], strict=True)
+    highest, _, threshold = max(
+        (d, nearness(("threshold",), (t,)), t)
+        for d, t in zip(dice, values["threshold"], strict=True)
     )
     names = ("candidate_threshold", "min_diameter_mm")
     options = []
@@ -103,9 +84,9 @@ def best(scans: list[dict], values: Values) -> tuple[dict[str, float], dict]:
             options.append((cpm, nearness(names, (faint, diameter)), (faint, diameter)))
     cpm, _, chosen = max(options)
     settings = {"threshold": threshold, **dict(zip(names, chosen, strict=True))}
-    counts = {"scans": len(scans), "nodules": sum(map(len, nodules))}
-    scores = {"nodule_dice": mean, "cpm": cpm} if counts["nodules"] else {}
-    return settings, {"chosen_on": {**counts, **scores}}
+    size = {"scans": len(scans), "nodules": sum(map(len, nodules))}
+    scores = {"dice": highest, "cpm": cpm} if size["nodules"] else {}
+    return settings, {"chosen_on": {**size, **scores}}
 
 
 def _marks(

@@ -8,10 +8,14 @@ import numpy as np
 from lung_unet.data.lungs import LEFT, RIGHT
 from lung_unet.data.scan import Scan
 from lung_unet.data.volume import Volume, onto_source
-from lung_unet.evaluation.candidates import Candidate, find_candidates, mask_on_source
+from lung_unet.evaluation.candidates import (
+    NEAR_MM,
+    Candidate,
+    find_candidates,
+    grown,
+    mask_on_source,
+)
 from lung_unet.evaluation.operating_point import OperatingPoint
-
-NEAR_MM = 10.0  # a finding at the pleura may lie beside what counts as lung
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +51,7 @@ def predict_scan(
     probability = np.zeros(scan.grid.shape, np.uint8)
     low, part = onto_source(values, volume.grid, scan.grid)
     probability[_box(low, low + part.shape)] = np.rint(np.multiply(part, 255, out=part), out=part)
-    candidates = find_candidates(values, volume.grid, point.threshold, point.min_diameter_mm)
+    candidates = find_candidates(values, volume, point.threshold, point.min_diameter_mm)
     labels, boxes = label_candidates(candidates, values, volume, point.threshold)
     detections = [
         Detection(
@@ -104,11 +108,8 @@ def lung_of(mask: np.ndarray, box: tuple[slice, ...], scan: Scan) -> str | None:
     """
     counts = np.bincount(scan.lungs[box][mask], minlength=RIGHT + 1)
     if not counts[LEFT] + counts[RIGHT]:
-        near = np.ceil(NEAR_MM / scan.spacing_mm).astype(int)
-        grown = tuple(
-            slice(max(0, s.start - n), s.stop + n) for s, n in zip(box, near, strict=True)
-        )
-        counts = np.bincount(scan.lungs[grown].ravel(), minlength=RIGHT + 1)
+        reach = np.ceil(NEAR_MM / scan.spacing_mm).astype(int)
+        counts = np.bincount(scan.lungs[grown(box, reach)].ravel(), minlength=RIGHT + 1)
     if counts[LEFT] + counts[RIGHT]:
         return "left" if counts[LEFT] >= counts[RIGHT] else "right"
     return "outside" if scan.lungs.any() else None

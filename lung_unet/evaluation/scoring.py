@@ -30,10 +30,8 @@ def score_scan(
     """
     volume, readers = record.volume, agreement(config.data)
     probability = predictor(volume.hu, volume.lungs)
-    candidates = find_candidates(probability, volume.grid, point.threshold, point.min_diameter_mm)
-    faint = find_candidates(
-        probability, volume.grid, point.candidate_threshold, point.min_diameter_mm
-    )
+    candidates = find_candidates(probability, volume, point.threshold, point.min_diameter_mm)
+    faint = find_candidates(probability, volume, point.candidate_threshold, point.min_diameter_mm)
     marks = marks_of(candidates, faint, point.threshold)
     prediction = mask_on_source(probability, candidates, volume, point.threshold)
     result = score(prediction, record.findings, record.ignored(), readers, volume.source.spacing_mm)

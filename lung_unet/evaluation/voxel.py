@@ -87,6 +87,15 @@ def truth_of(finding: Finding, consensus: int) -> np.ndarray:
     return agreed if agreed.any() else finding.votes > 0
 
 
+def truth_mask(shape: tuple[int, ...], findings: Iterable[Finding], consensus: int) -> np.ndarray:
+    """bool (z, y, x): the voxels of all findings that count, as `truth_of`."""
+    truth = np.zeros(shape, bool)
+    for finding in findings:
+        if finding.included and finding.reader_bits.any():
+            truth[finding.box] |= truth_of(finding, consensus)
+    return truth
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class NoduleScore:
     """How one counted nodule was segmented.
@@ -192,10 +201,8 @@ def score(
     """
     labels = cc3d.connected_components(prediction, connectivity=26)
     boxes = ndimage.find_objects(labels)
-    truth = np.zeros(prediction.shape, bool)
+    truth = truth_mask(prediction.shape, findings, consensus)
     counted = [f for f in findings if f.included and f.reader_bits.any()]
-    for finding in counted:
-        truth[finding.box] |= truth_of(finding, consensus)
     spacing = np.asarray(spacing_mm, float)
     nodules: list[NoduleScore] = []
     met: set[int] = set()

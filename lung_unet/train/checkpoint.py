@@ -44,27 +44,24 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, write: bool = False):
         self.folder = folder.absolute()
         self._write = write
-        self._manager = self._open()
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
-        self._saving: concurrent.futures.Future | None = None
-        self._failed: str | None = None  # why the last one was not written
-        self._copy: Callable[[TrainState], TrainState] = jax.jit(_copied)
-
-    def _open(self) -> ocp.CheckpointManager:
-        if jax.process_index() == 0 or not self._write:
+        if jax.process_index() == 0 or not write:
             self._check_scores()
-        if self._write:
+        if write:
             wait("scores")
         policy = AnyPreservationPolicy([LatestN(KEEP_LATEST), BestN(get_metric_fn=_score, n=1)])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
             best_fn=_score,
             best_mode="max",
-            read_only=not self._write,
+            read_only=not write,
             enable_async_checkpointing=False,  # the thread is ours, so that nothing of it blocks
             multiprocessing_options=self._processes(),
         )
-        return _Manager(self.folder, options=options)
+        self._manager = _Manager(self.folder, options=options)
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._saving: concurrent.futures.Future | None = None
+        self._failed: str | None = None  # why the last one was not written
+        self._copy: Callable[[TrainState], TrainState] = jax.jit(_copied)
 
     def _processes(self) -> ocp.options.MultiprocessingOptions:
         """All processes of the job write together; each reads alone."""
@@ -106,7 +103,8 @@ class Checkpoints:
             rest=ocp.args.StandardSave(_rest(state)),
             data=ocp.args.JsonSave(position),
         )
-        self._manager.save(step, args=items, metrics=scores or {METRIC: None})
+        if not self._manager.save(step, args=items, metrics=scores or {METRIC: None}):
+            raise ValueError(f"{step} is not newer than {self.latest_step()}")
 
     def _clear(self) -> None:
         """Removes what a killed run, or a save that failed, had begun."""
@@ -134,7 +132,7 @@ class Checkpoints:
             if jax.process_count() > 1:  # the others' parts of it are waiting for this one's
                 raise self._not_saved() from error
             print(f"checkpoint not saved: {self.folder}: {self._failed}; trying again at the next")
-            self._manager = self._open()  # forgets the half of it
+            self._manager.reload()
         self._saving = None
 
     def wait(self) -> None:

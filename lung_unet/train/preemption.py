@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 
 import jax
-from jax.experimental import multihost_utils
+from jax.experimental.multihost_utils import reached_preemption_sync_point
 
 _asked = itertools.count(1)  # all processes ask equally often, so this is a clock they share
 
@@ -74,8 +74,9 @@ class Preemption:
 
     def requested(self) -> bool:
         """Whether to save and stop now."""
-        if self._distributed:
-            return multihost_utils.reached_preemption_sync_point(next(_asked))
+        told = self._received.is_set()
+        if self._distributed and not told and reached_preemption_sync_point(next(_asked)):
+            self._received.set()  # JAX says so once
         return self._received.is_set()
 
 

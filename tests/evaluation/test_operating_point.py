@@ -10,8 +10,8 @@ from lung_unet.data.pipeline import scan_records
 from lung_unet.errors import InputError
 from lung_unet.evaluation.candidates import find_candidates, marks_of
 from lung_unet.evaluation.operating_point import OperatingPoint, choose, operating_point
-from lung_unet.evaluation.operating_search import DEFAULT, GRID, best, examine, nodule_dice
-from lung_unet.evaluation.voxel import score
+from lung_unet.evaluation.operating_search import DEFAULT, GRID, best, examine, overlap
+from lung_unet.evaluation.voxel import Counts, score
 from lung_unet.workdir import claim
 
 
@@ -40,40 +40,35 @@ def blurred(oracle):
     return predict
 
 
-def test_the_threshold_is_the_one_of_the_highest_nodule_dice(
-    blurred, config, dataset, workdir, record
-):
+def test_the_threshold_is_the_one_of_the_highest_dice(blurred, config, dataset, workdir, record):
     point = choose(blurred, config, dataset, workdir, 7)
     scan = examine(blurred, config, record, GRID)
-    dice = np.array(scan["dice"])[:, 0]
+    dice = np.array([Counts(*row).dice for row in scan["voxels"]])
     assert np.ptp(dice) > 0.1 and dice[GRID["threshold"].index(point.threshold)] == dice.max()
     assert point.candidate_threshold <= point.threshold
     stored = json.loads((workdir / "operating_point.json").read_text())
     assert stored["chosen_on"]["nodules"] == 1
-    assert stored["chosen_on"]["nodule_dice"] == pytest.approx(dice.max())
+    assert stored["chosen_on"]["dice"] == pytest.approx(dice.max())
 
 
-def test_nodule_dice_equals_that_of_the_whole_mask(config, dataset, record):
+def test_overlap_is_that_of_the_masks(config, dataset, record):
     rng = np.random.default_rng(0)
     probability = rng.random(record.volume.source.shape).astype(np.float32)
-    probability[rng.random(probability.shape) < 0.9] = 0
-    for finding in record.findings:
-        probability[finding.box] += 0.3 * (finding.votes > 0)
     readers, spacing_mm = agreement(config.data), record.volume.source.spacing_mm
-    for threshold, own in zip(
-        (0.1, 0.5), nodule_dice(probability, record, readers, (0.1, 0.5)), strict=True
+    thresholds = (0.1, 0.5, float(probability[record.findings[0].box].max()))
+    for threshold, row in zip(
+        thresholds, overlap(probability, record, readers, thresholds), strict=True
     ):
-        whole = score(
-            probability > threshold, record.findings, record.ignored(), readers, spacing_mm
-        )
-        assert own == [n.dice for n in whole.nodules] and own[0] > 0
+        mask = probability > threshold
+        whole = score(mask, record.findings, record.ignored(), readers, spacing_mm)
+        assert Counts(*row) == whole.counts and row[0] + row[2] > 0
 
 
 def test_marks_of_the_search_are_those_of_the_scan(blurred, config, record):
     values = {"threshold": (0.3,), "candidate_threshold": (0.1,), "min_diameter_mm": (6.0,)}
     scan = examine(blurred, config, record, values)
     probability = blurred(record.volume.hu, record.volume.lungs)
-    levels = [find_candidates(probability, record.volume.grid, t, 6.0) for t in (0.3, 0.1)]
+    levels = [find_candidates(probability, record.volume, t, 6.0) for t in (0.3, 0.1)]
     marks = marks_of(*levels, 0.3)
     sure, faint = (scan["regions"][level] for level in ("0.3", "0.1"))
     rows = [*sure, *(r for r in faint if r[3] <= 0.3)]
@@ -85,7 +80,7 @@ def test_faint_regions_that_are_nodules_lower_the_candidate_threshold():
     scan = {
         "nodules": [[0.0, 0.0, 0.0, 8.0], [50.0, 0.0, 0.0, 8.0]],
         "excluded": [],
-        "dice": [[0.5, 0.0]],
+        "voxels": [[4, 1, 5]],
         "regions": {
             "0.5": [[0.0, 0.0, 0.0, 0.9, 8.0]],
             "0.1": [[0.0, 0.0, 0.0, 0.9, 9.0]],
@@ -102,11 +97,11 @@ def test_faint_regions_that_are_nodules_lower_the_candidate_threshold():
 def test_equal_scores_and_no_nodules_take_the_default():
     levels = [str(t) for values in GRID.values() for t in values]
     mark, nodule = [0.0, 0.0, 0.0, 0.95, 9.0], [0.0, 0.0, 0.0, 8.0]
-    scan = {"nodules": [nodule], "excluded": [], "dice": [[0.75]] * 9,
+    scan = {"nodules": [nodule], "excluded": [], "voxels": [[3, 1, 1]] * 9,
             "regions": {level: [mark] for level in levels}}  # fmt: skip
     chosen, scores = best([scan], GRID)
-    assert chosen == DEFAULT and scores["chosen_on"]["nodule_dice"] == 0.75
-    empty = {"nodules": [], "excluded": [], "dice": [[]] * 9,
+    assert chosen == DEFAULT and scores["chosen_on"]["dice"] == 0.75
+    empty = {"nodules": [], "excluded": [], "voxels": [[0, 5, 0]] * 9,
              "regions": {level: [mark] for level in levels}}  # fmt: skip
     assert best([empty], GRID) == (DEFAULT, {"chosen_on": {"scans": 1, "nodules": 0}})
 

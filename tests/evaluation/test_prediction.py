@@ -36,7 +36,7 @@ def test_labels_are_the_mask_of_all_candidates_told_apart(direction, spacing_mm)
     scan = scan_in(direction, spacing_mm)
     volume = make_volume(scan, 1.3, 4.0)
     probability = blobs(volume.hu, volume.lungs)
-    candidates = find_candidates(probability, volume.grid, THRESHOLD, 3.0)
+    candidates = find_candidates(probability, volume, THRESHOLD, 3.0)
     assert len(candidates) > 8
     labels, boxes = label_candidates(candidates, probability, volume, THRESHOLD)
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,20 @@ with Preemption():
     print("busy", flush=True)
     np.linalg.svd(np.random.rand(4000, 4000))  # in C, where no Python handler can run
 print("done")
+"""
+
+COUNT = """
+import sys, time
+import jax
+jax.distributed.initialize(f"localhost:{sys.argv[1]}", 2, int(sys.argv[2]))
+from lung_unet.train.preemption import Preemption
+with Preemption() as preemption, preemption.holding():
+    print("counting", flush=True)
+    count = 1
+    while not preemption.requested() and count < 3000:
+        count += 1
+        time.sleep(0.01)
+    print(count, preemption.requested())
 """
 
 
@@ -69,8 +84,31 @@ def test_afterwards_signals_do_what_they_did_before():
 
 
 def test_other_signals_are_not_mistaken_for_it(left):
-    with Preemption() as asked:
+    with Preemption():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
-        assert not asked.requested() and not left
+        terminate()
+        assert until(lambda: bool(left)) and left == [True]
+
+
+def test_with_jax_distributed_all_are_told_at_the_same_call_and_stay_told():
+    """Two processes; one gets SIGTERM, both go on to the same count, and it stays requested."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", COUNT, str(port), str(rank)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            encoding="utf-8",
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "counting\n"
+    processes[0].send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert outputs[0] == outputs[1] and outputs[0].endswith(" True\n")
+    assert [process.returncode for process in processes] == [0, 0]
