@@ -155,10 +155,6 @@ class Watch:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        """
-        Raises:
-          InputError: in place of an error that comes of another process's death.
-        """
         if self._thread is None:
             return
         dead: list[int] = []
@@ -169,8 +165,8 @@ class Watch:
                 dead = self._silent(4 * self._pulse)
         self._done.set()  # not before: the others look for this one's signs
         self._thread.join()
-        if dead:
-            raise InputError(self._line(dead, "died")) from error
+        if dead:  # at once: whatever else would wait for it
+            _leave(self._line(dead, "died"))
 
     def beat(self) -> None:
         """Says that this process goes on; call it wherever one process may have to wait."""

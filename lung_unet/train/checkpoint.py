@@ -14,7 +14,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from absl import flags
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from lung_unet.errors import InputError
@@ -44,10 +43,15 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, write: bool = False):
         self.folder = folder.absolute()
         self._write = write
-        if jax.process_index() == 0 or not write:
+        me = jax.process_index()
+        if me == 0 or not write:
             self._check_scores()
         if write:
+            self.folder.mkdir(parents=True, exist_ok=True)
             wait("scores")
+        # Named, even if it is all of them: Orbax's barriers are else device programs, which would
+        # meet those of the step.
+        active = set(range(jax.process_count())) if write else {me}
         policy = AnyPreservationPolicy([LatestN(KEEP_LATEST), BestN(get_metric_fn=_score, n=1)])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
@@ -55,22 +59,16 @@ class Checkpoints:
             best_mode="max",
             read_only=not write,
             enable_async_checkpointing=False,  # the thread is ours, so that nothing of it blocks
-            multiprocessing_options=self._processes(),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=0 if write else me, active_processes=active
+            ),
+            create=False,
         )
         self._manager = _Manager(self.folder, options=options)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: concurrent.futures.Future | None = None
         self._failed: str | None = None  # why the last one was not written
         self._copy: Callable[[TrainState], TrainState] = jax.jit(_copied)
-
-    def _processes(self) -> ocp.options.MultiprocessingOptions:
-        """All processes of the job write together; each reads alone."""
-        if self._write:
-            # Orbax's other barriers are device programs, which would meet those of the step.
-            flags.FLAGS["experimental_orbax_use_distributed_barrier"].value = True
-            return ocp.options.MultiprocessingOptions()
-        me = jax.process_index()
-        return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
 
     def _check_scores(self) -> None:
         """Orbax opens no folder with a broken score in it."""

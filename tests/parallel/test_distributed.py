@@ -26,6 +26,7 @@ from lung_unet.train.writer import read_rows
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 DEVICES = 4  # of a job
+MESHES = ((4, 1), (1, 4))  # the second has parts of a patch in all processes
 PROCESSES = int(os.environ.get("LUNG_UNET_TEST_PROCESSES", 2))
 WORKER = """
 import json, pathlib, sys
@@ -34,7 +35,7 @@ from lung_unet import command
 command.set_up_jax()
 from lung_unet.parallel import distributed
 runs = json.loads(pathlib.Path(sys.argv[1]).read_text())
-with distributed.job(20.0):
+with distributed.job(runs[0][2]["timeout_s"]):
     from lung_unet.data.manifest import Dataset
     from lung_unet.train.loop import train
     for dataset, workdir, config in runs:
@@ -77,6 +78,7 @@ def on(config: ConfigDict, data: int, space: int, steps: int = 4) -> ConfigDict:
     config.mesh.update(data=data, space=space)
     config.train.update(steps=steps, batch_size=4)
     config.optimizer.schedule = "constant"
+    config.timeout_s = 60.0
     return config
 
 
@@ -94,13 +96,13 @@ def test_many_processes_train_as_one_and_go_on_with_each_others_runs(config, dat
     first = on(config, 4, 1, steps=2)
     train(first, dataset, tmp_path / "elastic")  # two steps in one process; the job goes on
     runs = [(dataset, tmp_path / "elastic", on(config, 2, 2))]
-    for data, space in ((4, 1), (2, 2), (1, 4)):
+    for data, space in MESHES:
         c = on(config, data, space)
         c.optimizer.shard = data == 4  # saved and read in parts
         train(c, dataset, tmp_path / f"one {data} {space}")
         runs.append((dataset, tmp_path / f"many {data} {space}", c))
     finish(start(runs, PROCESSES, tmp_path))
-    for data, space in ((4, 1), (2, 2), (1, 4)):
+    for data, space in MESHES:
         one, many = (numbers(tmp_path / f"{who} {data} {space}") for who in ("one", "many"))
         assert len(one) == 12 and many == pytest.approx(one, rel=1e-6)
         assert list((tmp_path / f"many {data} {space}" / "tensorboard").iterdir())
