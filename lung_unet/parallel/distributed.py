@@ -95,7 +95,7 @@ def job(timeout_s: float) -> Iterator[None]:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
     try:
         yield
-    except InputError as error:
+    except (InputError, OSError) as error:
         everywhere = _meet("failed", TOGETHER_S)
         if not everywhere or jax.process_index() == 0:
             _leave(str(error))
@@ -149,7 +149,9 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         if jax.process_count() > 1:
+            wait("watch")  # some compile longer than others
             self.beat()
+            self._seen = {p: ("0 0", self._beaten) for p in range(jax.process_count())}
             self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
             self._thread.start()
         return self

@@ -139,6 +139,9 @@ class Store:
     def __init__(self, signs):
         self.signs, self.own = signs, {}
 
+    def wait_at_barrier(self, name, timeout_ms):
+        pass
+
     def key_value_set(self, key, value, allow_overwrite):
         self.own[key] = value
 
