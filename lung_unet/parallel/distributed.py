@@ -151,7 +151,7 @@ class Watch:
         if jax.process_count() > 1:
             wait("watch")  # some compile longer than others
             self.beat()
-            self._seen = {p: ("0 0", self._beaten) for p in range(jax.process_count())}
+            self._seen = dict.fromkeys(range(jax.process_count()), ("0 0", self._beaten))
             self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
             self._thread.start()
         return self
