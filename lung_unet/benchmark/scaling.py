@@ -16,8 +16,8 @@ def measure_scaling(config: ConfigDict) -> dict:
     """FLOPs, bytes accessed and bytes of collectives of a device, by axis and number of devices.
 
     On one device the batch and patch are what `config.mesh` gives a device. `data` times as many
-    patches, and patches `space` times as deep, keep that the same. XLA counts the body of a loop once, so that on
-    the CPU, whose convolutions are loops, the figures fall where they should stay.
+    patches, and patches `space` times as deep, keep that the same. XLA counts the body of a loop
+    once, so that on the CPU, whose convolutions are loops, the figures fall where they should stay.
     """
     one = config.copy_and_resolve_references()
     one.train.batch_size = max(1, config.train.batch_size // config.mesh.data)

@@ -112,9 +112,21 @@ def _client() -> Any:
 
 
 def wait(what: str) -> None:
-    """Returns once all processes have called it with that name."""
-    if jax.process_count() > 1:
+    """Returns once all processes have called it with that name.
+
+    Raises:
+      InputError: one of them died; it names it.
+    """
+    if jax.process_count() == 1:
+        return
+    try:
         _client().wait_at_barrier(f"lung_unet/{what}", LONG_S * 1000)
+    except jax.errors.JaxRuntimeError as error:
+        dead = re.search(r"Task:? (\d+)", str(error))
+        raise InputError(
+            f"process {dead[1] if dead else 'unknown'} of {jax.process_count()} died; see its own "
+            "output, then run the same command again"
+        ) from error
 
 
 def _meet(what: str, seconds: float) -> bool:
