@@ -51,7 +51,8 @@ class Checkpoints:
             wait("scores")
         # Named, even if it is all of them: Orbax's barriers are else device programs, which would
         # meet those of the step.
-        active = set(range(jax.process_count())) if write else {me}
+        together = set(range(jax.process_count()))
+        active = None if len(together) == 1 else together if write else {me}
         policy = AnyPreservationPolicy([LatestN(KEEP_LATEST), BestN(get_metric_fn=_score, n=1)])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
