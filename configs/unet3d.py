@@ -20,6 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.variant = variant
     config.seed = 0
+    config.timeout_s = 600.0  # a job of many processes ends if one is silent for so long
 
     config.data = ConfigDict()
     config.data.dir = ""  # prepared dataset, or scans (data/source.py); empty: the phantom is built
@@ -68,6 +69,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.momentum = 0.99  # sgd
     config.optimizer.weight_decay = 3e-5
     config.optimizer.clip_norm = 12.0  # of the gradient
+    config.optimizer.shard = False  # split its state over config.mesh.data (ZeRO-1)
 
     # nnU-Net's probabilities and ranges, with turns by 90° and shifts of brightness on top.
     # Intensities are in window units: 0.1 is 70 HU.
@@ -95,6 +97,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train = ConfigDict()
     config.train.steps = 50_000
     config.train.batch_size = 2  # global
+    config.train.accumulate = 1  # parts that a batch is seen in, to save memory
     config.train.log_every = 50
     config.train.eval_every = 1000
     config.train.checkpoint_every = 1000

@@ -22,27 +22,49 @@ _PRINT_MODEL = flags.DEFINE_bool("print_model", False, "Print the network's laye
 def main() -> None:
     start = time.perf_counter()
     command.set_up_jax()
+    from lung_unet.parallel import distributed
+
+    with distributed.job(_CONFIG.value.timeout_s):
+        run_job(start)
+
+
+def run_job(start: float) -> None:
+    """The whole job, of this process alone or of all that run it.
+
+    Process 0 makes the data and evaluates, while the others wait.
+    """
+    import jax
+
     from lung_unet.data.datasets import open_dataset
     from lung_unet.evaluate import evaluate, print_metrics
     from lung_unet.model.summary import print_summary
+    from lung_unet.parallel import distributed
     from lung_unet.train.goodput import Goodput
     from lung_unet.train.loop import train
     from lung_unet.train.preemption import Preemption
     from lung_unet.workdir import claim
 
-    config = _CONFIG.value
+    config, first = _CONFIG.value, jax.process_index() == 0
     if _PRINT_MODEL.value:
         print_summary(config)
         return
     workdir = pathlib.Path(command.required("workdir"))
     print_summary(config)
-    dataset = open_dataset(config.data, workdir)
-    claim(workdir, config, dataset)
-    goodput = Goodput(workdir, start)
+    if first:
+        dataset = open_dataset(config.data, workdir)
+        claim(workdir, config, dataset)
+    distributed.wait("data")
+    if not first:
+        dataset = open_dataset(config.data, workdir, make=False)
+    goodput = Goodput(workdir, start, writes=first)
     if not train(config, dataset, workdir, goodput):
         return
-    with Preemption(), goodput.spending("evaluation"):
-        metrics = evaluate(workdir, config, dataset, "test")
+    with Preemption(alone=True), goodput.spending("evaluation"):
+        if first:
+            metrics = evaluate(workdir, config, dataset, "test")
+        distributed.wait("evaluation")
+    if not first:
+        return
     goodput.saved(config.train.steps)
     print_metrics(metrics)
     print(f"metrics  {workdir / 'metrics.json'}")

@@ -11,7 +11,7 @@ from lung_unet.errors import InputError
 from lung_unet.evaluation.session import BACKENDS, session_apply
 from lung_unet.evaluation.sliding_window import Predictor
 from lung_unet.model import unet
-from lung_unet.parallel.mesh import REPLICATED, make_mesh
+from lung_unet.parallel.mesh import REPLICATED, make_local_mesh
 from lung_unet.train.checkpoint import Checkpoints
 from lung_unet.train.step import make_apply
 
@@ -21,13 +21,14 @@ def restore_predictor(
 ) -> tuple[Predictor, int]:
     """(predictor, step) of the checkpoint of the best validation Dice.
 
-    Backend is jax, on the devices of `config.mesh`, or onnx or openvino, on the CPU alone.
+    Backend is jax, on as many of this process's devices as `config.mesh` has, or onnx or openvino,
+    on the CPU alone.
 
     Raises:
       InputError: there is no checkpoint, or it is of another model; there is no such backend.
     """
     if backend == "jax":
-        mesh = make_mesh(config)
+        mesh = make_local_mesh(config)
         apply, init = make_apply(config)
         shapes = jax.eval_shape(jax.jit(init, out_shardings=NamedSharding(mesh, REPLICATED)))
         params, step = _restore(workdir, shapes)
@@ -38,7 +39,7 @@ def restore_predictor(
     module, step = restore_module(workdir, config)
     config = config.copy_and_resolve_references()
     config.mesh.update(data=1, space=1)
-    return Predictor(config, session_apply(module, backend), {}, make_mesh(config)), step
+    return Predictor(config, session_apply(module, backend), {}, make_local_mesh(config)), step
 
 
 def restore_module(workdir: pathlib.Path, config: ConfigDict) -> tuple[unet.UNet, int]:

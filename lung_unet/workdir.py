@@ -24,8 +24,9 @@ NAME = "config.json"
 # What may differ when a run goes on: where and how it runs, not what it computes.
 FREE = (
     "variant", "data.dir", "data.lidc_xml", "data.threads", "data.prefetch", "data.on_broken",
-    "model.remat", "mesh", "evaluation", "train.steps", "train.log_every", "train.eval_every",
-    "train.checkpoint_every", "train.on_nan", "train.max_rollbacks",
+    "model.remat", "mesh", "timeout_s", "optimizer.shard", "evaluation", "train.steps",
+    "train.accumulate", "train.log_every", "train.eval_every", "train.checkpoint_every",
+    "train.on_nan", "train.max_rollbacks",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""For all tests: four host devices, one compilation cache, a LUNA16 folder, DICOM series."""
+"""For all tests: eight host devices, one compilation cache, a LUNA16 folder, DICOM series."""
 
 import locale
 import os
@@ -11,7 +11,7 @@ CACHE = ROOT / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 sys.path.insert(0, str(ROOT))
 

@@ -1,7 +1,8 @@
 """Measure this machine: the train step and its parts, the input pipeline, inference, preparation.
 
     python -m lung_unet.benchmark --config=configs/unet3d.py[:variant] [--config.key=value]
-        [--what=step,conv,augment,input,inference,prepare] [--json=FILE] [--repeats=5]
+        [--what=step,conv,augment,input,inference,prepare,collectives,scaling] [--json=FILE]
+        [--repeats=5]
 
 Each measurement prints a table: medians of several repeats after a warm-up, the lowest and highest
 beside them, and the CPU time of the process, which other work on the machine disturbs less.
@@ -12,6 +13,10 @@ beside them, and the CPU time of the process, which other work on the machine di
     input      the pipeline on config.data.dir, or on the phantom; MLPerf Storage's utilisation
     inference  the sliding window over a synthetic scan of 192³ voxels
     prepare    one synthetic scan of 512 × 512 × 200 voxels, one worker
+    collectives  what the devices of config.mesh say to each other in a step: counts and bytes
+    scaling    what a device computes and moves in a step, from 1 to 8 devices over each axis
+
+The last two are read from compiled programs, not timed; a CPU counts as eight devices there.
 
 step, conv and augment need jax, flax, optax, numpy, absl and ml_collections alone.
 """
@@ -33,7 +38,8 @@ from lung_unet import command
 from lung_unet.errors import InputError
 from lung_unet.files import write_text
 
-KNOWN = ("step", "conv", "augment", "input", "inference", "prepare")
+COMPILED = ("collectives", "scaling")
+KNOWN = ("step", "conv", "augment", "input", "inference", "prepare", *COMPILED)
 PACKAGES = ("lung_unet", "jax", "jaxlib", "flax", "optax", "numpy", "grain")
 
 _CONFIG = command.define_config("configs/unet3d.py")
@@ -75,7 +81,13 @@ def here(name: str) -> dict:
     """Measures one thing in this process; returns {name: numbers, "about": where}."""
     command.set_up_jax()
     config, repeats = _CONFIG.value, _REPEATS.value
-    print(f"{name}: {repeats} repeats of each measurement")
+    if name in COMPILED:
+        import jax
+
+        if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+            jax.config.update("jax_num_cpu_devices", 8)
+    else:
+        print(f"{name}: {repeats} repeats of each measurement")
     module = importlib.import_module(f"lung_unet.benchmark.{name}")
     options: dict[str, object] = {}
     if name == "step":
@@ -83,7 +95,8 @@ def here(name: str) -> dict:
     if name == "input":
         options["step_ms"] = _STEP_MS.value
         options["workdir"] = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
-    numbers = getattr(module, f"measure_{name}")(config, repeats, **options)
+    arguments = (config,) if name in COMPILED else (config, repeats)
+    numbers = getattr(module, f"measure_{name}")(*arguments, **options)
     getattr(module, f"show_{name}")(numbers)
     return {"about": about(), name: numbers}
 

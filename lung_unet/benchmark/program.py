@@ -11,7 +11,14 @@ from ml_collections import ConfigDict
 
 from lung_unet.allocator import release_freed_memory
 from lung_unet.train.optimizer import make_optimizer
-from lung_unet.train.step import Batch, TrainState, init_state, make_apply, make_train_step
+from lung_unet.train.step import (
+    Batch,
+    TrainState,
+    abstract_state,
+    init_state,
+    make_apply,
+    make_train_step,
+)
 
 
 def compile_step(
@@ -22,7 +29,7 @@ def compile_step(
     optimizer = make_optimizer(config)
     step = make_train_step(config, apply, optimizer, mesh)
     assert isinstance(step, jax.stages.Wrapped)  # a jitted function
-    state = jax.eval_shape(lambda: init_state(init, optimizer, mesh))
+    state = abstract_state(init, optimizer, mesh, config.optimizer.shard)
     print("compiling the train step")
     with contextlib.nullcontext() if cached else _no_cache():
         start = time.perf_counter()
@@ -47,7 +54,9 @@ def runner(
     config: ConfigDict, mesh: Mesh, compiled: jax.stages.Compiled, batch: Batch
 ) -> Callable[[], dict]:
     """A function that trains one step further each time it is called, and returns the metrics."""
-    state: TrainState = init_state(make_apply(config)[1], make_optimizer(config), mesh)
+    state: TrainState = init_state(
+        make_apply(config)[1], make_optimizer(config), mesh, config.optimizer.shard
+    )
 
     def run() -> dict:
         nonlocal state

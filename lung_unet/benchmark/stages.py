@@ -70,11 +70,11 @@ def measure_stages(
         inputs = array(level + 1, channels[level + 1]), array(level, channels[level])
         times[f"decoder {level}"] = [time(decode, nnx.Dict(up=up, blocks=blocks), *inputs)]
     targets, weights = targets_of(batch["labels"], config.data)
-    loss_of = make_loss(config)
+    loss_of = at_all_levels(make_loss(config))
 
     def score(heads: nnx.List, *features: jax.Array) -> jax.Array:
         logits = [h(x).astype(jnp.float32)[..., 0] for h, x in zip(heads, features, strict=True)]
-        return at_all_levels(loss_of, logits, targets, weights)
+        return loss_of(logits, targets, weights)
 
     heads = nnx.List([module.head, *module.deep_heads])
     features = [array(level, channels[level]) for level in range(len(heads))]

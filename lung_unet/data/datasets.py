@@ -42,9 +42,11 @@ def settings_of(data: ConfigDict) -> Settings:
     return settings
 
 
-def open_dataset(data: ConfigDict, workdir: pathlib.Path) -> Dataset:
+def open_dataset(data: ConfigDict, workdir: pathlib.Path, make: bool = True) -> Dataset:
     """`data.dir` if it is prepared; prepared from it into the workdir if it holds scans; the
     phantom, built and prepared in the workdir, if it is empty.
+
+    Without `make`, what an earlier call made is taken as it is.
 
     Raises:
       InputError: no such folder, or nothing in it that can be read.
@@ -59,6 +61,8 @@ def open_dataset(data: ConfigDict, workdir: pathlib.Path) -> Dataset:
         dataset = Dataset(source, data.fold)
         print(f"data: {source}, at {dataset.spacing_mm:g} mm")
         return dataset
+    if not make:
+        return Dataset(workdir / "data", data.fold)
     if not data.dir:
         source = workdir / "phantom"
         build_phantom(source, data.phantom_scans)

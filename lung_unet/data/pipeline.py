@@ -112,10 +112,10 @@ def training_batches(
     shard: int = 0,
     shards: int = 1,
 ) -> grain.IterDataset:
-    """Endless batches of `batch_size` of the training split.
+    """Endless batches of the training split; of each batch of `batch_size`, part `shard` of
+    `shards` equal ones.
 
-    There is one global order: shard i of n yields part i of every batch of n · batch_size, so that
-    the data do not depend on how many processes read them.
+    There is one global order, so that the data do not depend on how many processes read them.
 
     Raises:
       InputError: the split has no blocks, or its blocks are smaller than a patch.
@@ -134,16 +134,26 @@ def training_batches(
         raise InputError(f"{dataset.folder}: the train split has no blocks")
     mixed = grain.MapDataset.mix(parts, weights) if len(parts) > 1 else parts[0]
     cropped = mixed.seed(seed + 2).random_map(CropPatch(patch))
-    batches = cropped.batch(batch_size, drop_remainder=True)[shard::shards]
+    batches = cropped.batch(batch_size // shards, drop_remainder=True)[shard::shards]
     return batches.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, prefetch))
     )
 
 
 def validation_batches(
-    dataset: Dataset, *, patch: tuple[int, int, int], batch_size: int, patches: int, seed: int
+    dataset: Dataset,
+    *,
+    patch: tuple[int, int, int],
+    batch_size: int,
+    patches: int,
+    seed: int,
+    shard: int = 0,
+    shards: int = 1,
 ) -> list[dict[str, np.ndarray]]:
-    """The same patches every time: half around nodules, half not, of the validation split."""
+    """The same patches every time: half around nodules, half not, of the validation split.
+
+    Of each batch, part `shard` of `shards`, as `training_batches`.
+    """
     _check_patch(dataset, patch)
     parts: list[grain.MapDataset] = []
     for kind in ("nodule", "background"):
@@ -154,8 +164,8 @@ def validation_batches(
     if not parts:
         raise InputError(f"{dataset.folder}: the validation split has no blocks")
     mixed = grain.MapDataset.mix(parts) if len(parts) > 1 else parts[0]
-    cropped = mixed.seed(seed).random_map(CropPatch(patch)).batch(batch_size)
-    return [cropped[i] for i in range(max(1, -(-patches // batch_size)))]
+    cropped = mixed.seed(seed).random_map(CropPatch(patch)).batch(batch_size // shards)
+    return [cropped[i * shards + shard] for i in range(max(1, -(-patches // batch_size)))]
 
 
 def _check_patch(dataset: Dataset, patch: tuple[int, int, int]) -> None:

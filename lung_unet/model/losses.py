@@ -5,7 +5,9 @@ weights are 0 where a voxel is ignored. Dice and Tversky are taken over the whol
 patches hold no nodule and have no Dice of their own.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,85 +15,123 @@ from ml_collections import ConfigDict
 
 from lung_unet.errors import InputError
 
-Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Sums = Any  # a pytree of float32 scalars
 
 
-def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-    return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1.0)
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """Callable: the loss of (logits, targets, weights), `of` some sums over their voxels.
+
+    Sums of parts of a batch add up to those of the batch, so that a loss, and with its derivatives
+    by the sums its gradient, is known of a batch that is seen in parts.
+    """
+
+    sums: Callable[[Any, jax.Array, jax.Array], Sums]
+    of: Callable[[Sums], jax.Array]
+
+    def __call__(self, logits: Any, targets: jax.Array, weights: jax.Array) -> jax.Array:
+        return self.of(self.sums(logits, targets, weights))
 
 
 def _negative_log_likelihood(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return jax.nn.softplus(logits) - logits * targets
 
 
-def cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
+def _mean(value: Callable[[jax.Array, jax.Array], jax.Array]) -> Loss:
+    """The mean of value(logits, targets) over the voxels."""
+    return Loss(
+        lambda l, t, w: (jnp.sum(value(l, t) * w), jnp.sum(w)),
+        lambda sums: sums[0] / jnp.maximum(sums[1], 1.0),
+    )
+
+
+def cross_entropy() -> Loss:
     """Mean binary cross-entropy of a voxel."""
-    return _mean(_negative_log_likelihood(logits, targets), weights)
+    return _mean(_negative_log_likelihood)
 
 
-def focal(logits: jax.Array, targets: jax.Array, weights: jax.Array, *, gamma: float) -> jax.Array:
+def focal(*, gamma: float) -> Loss:
     """Focal loss (Lin et al. 2017, arXiv 1708.02002), without its class weight."""
-    probability = jax.nn.sigmoid(logits)
-    wrong = targets * (1 - probability) + (1 - targets) * probability
-    return _mean(wrong**gamma * _negative_log_likelihood(logits, targets), weights)
+
+    def value(logits: jax.Array, targets: jax.Array) -> jax.Array:
+        probability = jax.nn.sigmoid(logits)
+        wrong = targets * (1 - probability) + (1 - targets) * probability
+        return wrong**gamma * _negative_log_likelihood(logits, targets)
+
+    return _mean(value)
 
 
-def tversky(
-    logits: jax.Array,
-    targets: jax.Array,
-    weights: jax.Array,
-    *,
-    alpha: float,
-    beta: float,
-    smooth: float,
-) -> jax.Array:
+def tversky(*, alpha: float, beta: float, smooth: float) -> Loss:
     """1 − Tversky index (Salehi et al. 2017, arXiv 1706.05721): alpha for false positives, beta for
     false negatives; at one half each it is the Dice loss. smooth, in voxels, keeps it defined where
     nothing is."""
-    probability = jax.nn.sigmoid(logits)
-    hit = jnp.sum(weights * probability * targets)
-    false_positive = jnp.sum(weights * probability * (1 - targets))
-    false_negative = jnp.sum(weights * (1 - probability) * targets)
-    half = smooth / 2
-    return 1 - (hit + half) / (hit + alpha * false_positive + beta * false_negative + half)
+
+    def sums(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Sums:
+        probability = jax.nn.sigmoid(logits)
+        hit = jnp.sum(weights * probability * targets)
+        false_positive = jnp.sum(weights * probability * (1 - targets))
+        false_negative = jnp.sum(weights * (1 - probability) * targets)
+        return hit, false_positive, false_negative
+
+    def of(sums: Sums) -> jax.Array:
+        hit, false_positive, false_negative = sums
+        half = smooth / 2
+        return 1 - (hit + half) / (hit + alpha * false_positive + beta * false_negative + half)
+
+    return Loss(sums, of)
 
 
-def dice(logits: jax.Array, targets: jax.Array, weights: jax.Array, *, smooth: float) -> jax.Array:
+def dice(*, smooth: float) -> Loss:
     """1 − soft Dice (Milletari et al. 2016, arXiv 1606.04797, with plain sums)."""
-    return tversky(logits, targets, weights, alpha=0.5, beta=0.5, smooth=smooth)
+    return tversky(alpha=0.5, beta=0.5, smooth=smooth)
+
+
+def both(a: Loss, b: Loss) -> Loss:
+    """The sum of two losses."""
+    return Loss(
+        lambda *voxels: (a.sums(*voxels), b.sums(*voxels)),
+        lambda sums: a.of(sums[0]) + b.of(sums[1]),
+    )
 
 
 def make_loss(config: ConfigDict) -> Loss:
     """The loss that `config.loss` names; dice_ce is nnU-Net's sum of the two."""
     c = config.loss
-    losses: dict[str, Loss] = {
-        "cross_entropy": cross_entropy,
-        "dice": lambda l, t, w: dice(l, t, w, smooth=c.smooth),
-        "dice_ce": lambda l, t, w: dice(l, t, w, smooth=c.smooth) + cross_entropy(l, t, w),
-        "focal": lambda l, t, w: focal(l, t, w, gamma=c.focal_gamma),
-        "tversky": lambda l, t, w: tversky(
-            l, t, w, alpha=c.tversky_alpha, beta=c.tversky_beta, smooth=c.smooth
-        ),
+    losses = {
+        "cross_entropy": cross_entropy(),
+        "dice": dice(smooth=c.smooth),
+        "dice_ce": both(dice(smooth=c.smooth), cross_entropy()),
+        "focal": focal(gamma=c.focal_gamma),
+        "tversky": tversky(alpha=c.tversky_alpha, beta=c.tversky_beta, smooth=c.smooth),
     }
     if c.name not in losses:
         raise InputError(f"config.loss.name = {c.name!r}: choose one of {', '.join(losses)}")
     return losses[c.name]
 
 
-def at_all_levels(
-    loss: Loss, levels: Sequence[jax.Array], targets: jax.Array, weights: jax.Array
-) -> jax.Array:
-    """The loss of logits at halving resolutions, finest first: the mean with weights 1/2^level.
+def at_all_levels(loss: Loss) -> Loss:
+    """The loss of a list of logits at halving resolutions, finest first: the mean of `loss` with
+    weights 1/2^level.
 
     Deep supervision as in nnU-Net (Isensee et al. 2021, doi 10.1038/s41592-020-01008-z): targets of
     a level are those of the nearest voxel. So are weights: what is ignored there is ignored here.
     """
-    total, whole = jnp.zeros(()), 0.0
-    for level, logits in enumerate(levels):
-        share, step = 0.5**level, 2**level
-        total += share * loss(logits, _nearest(targets, step), _nearest(weights, step))
-        whole += share
-    return total / whole
+
+    def sums(levels: list[jax.Array], targets: jax.Array, weights: jax.Array) -> Sums:
+        return [
+            loss.sums(logits, _nearest(targets, 2**level), _nearest(weights, 2**level))
+            for level, logits in enumerate(levels)
+        ]
+
+    def of(sums: Sums) -> jax.Array:
+        total, whole = jnp.zeros(()), 0.0
+        for level, of_level in enumerate(sums):
+            share = 0.5**level
+            total += share * loss.of(of_level)
+            whole += share
+        return total / whole
+
+    return Loss(sums, of)
 
 
 def _nearest(volume: jax.Array, step: int) -> jax.Array:

@@ -4,6 +4,8 @@ A batch is split over `data`, the depth of each patch over `space`; parameters a
 XLA adds halo exchanges and reductions, so the step is the same code on one device and on many.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -17,22 +19,31 @@ BATCH_AND_DEPTH = PartitionSpec("data", "space")
 
 
 def make_mesh(config: ConfigDict) -> Mesh:
-    """The mesh that `config.mesh` asks for, over the first devices.
+    """The mesh that `config.mesh` asks for: over the first devices in one process, over all of them
+    in many.
 
     Raises:
-      InputError: more devices than there are, or a batch or patch that the mesh does not divide.
+      InputError: more devices than there are, some left over in a job of many processes, or a batch
+        or patch that the mesh does not divide.
     """
     data, space = config.mesh.data, config.mesh.space
-    found = jax.device_count()
-    if min(data, space) < 1 or data * space > found:
+    found, processes = jax.device_count(), jax.process_count()
+    if min(data, space) < 1 or data * space > found or (processes > 1 and data * space < found):
         raise InputError(
             f"config.mesh = {data} × {space} (data × space) needs {data * space} devices, "
             f"{found} found; set config.mesh.data and config.mesh.space to a product of {found}"
         )
-    if config.train.batch_size % data:
+    own = found // processes
+    if processes > 1 and own % space and space % own:
+        raise InputError(
+            f"config.mesh.space = {space} cuts through the {own} devices of a process; choose a "
+            f"divisor or a multiple of {own}"
+        )
+    parts = config.train.accumulate
+    if parts < 1 or config.train.batch_size % (data * parts):
         raise InputError(
             f"config.train.batch_size = {config.train.batch_size} is not a multiple of "
-            f"config.mesh.data = {data}"
+            f"config.mesh.data × config.train.accumulate = {data} × {parts}"
         )
     multiple = space * 2 ** (len(config.model.channels) - 1)
     if space > 1 and config.data.patch[0] % multiple:
@@ -40,14 +51,69 @@ def make_mesh(config: ConfigDict) -> Mesh:
             f"config.data.patch depth {config.data.patch[0]} is not a multiple of {multiple} = "
             f"config.mesh.space {space} × 2^{len(config.model.channels) - 1}"
         )
-    devices = np.array(jax.devices()[: data * space]).reshape(data, space)
-    return Mesh(devices, ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+    return _mesh(jax.devices()[: data * space], data, space)
+
+
+def make_local_mesh(config: ConfigDict) -> Mesh:
+    """This process's devices, as many as `config.mesh` asks for or there are, all of them `data`.
+
+    For what is done alone and one patch a device: prediction, with a model of any mesh.
+    """
+    devices = jax.local_devices()[: config.mesh.data * config.mesh.space]
+    return _mesh(devices, len(devices), 1)
+
+
+def _mesh(devices: list[jax.Device], data: int, space: int) -> Mesh:
+    axes = (AxisType.Auto,) * 2
+    return Mesh(np.array(devices).reshape(data, space), ("data", "space"), axis_types=axes)
+
+
+def share_of_batch(mesh: Mesh) -> tuple[int, int]:
+    """(i, n): this process feeds the i-th of n equal parts of each batch.
+
+    Processes that hold parts of the depth of the same patches feed the same part.
+    """
+    own = sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
+    space = mesh.shape["space"]
+    first = next(
+        row
+        for row, devices in enumerate(mesh.devices)
+        if any(d.process_index == jax.process_index() for d in devices)
+    )
+    rows = max(1, own // space)
+    return first // rows, mesh.shape["data"] // rows
+
+
+def in_parts(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
+    """(parts, batch / parts, depth, …) of (batch, depth, …), within a compiled program; each part
+    holds patches of every device, so that none moves."""
+    data = mesh.shape["data"]
+    split = x.reshape(data, parts, -1, *x.shape[1:]).swapaxes(0, 1)
+    split = split.reshape(parts, -1, *x.shape[1:])
+    spec = NamedSharding(mesh, PartitionSpec(None, *BATCH_AND_DEPTH))
+    return jax.lax.with_sharding_constraint(split, spec)
+
+
+def split_over_data(tree: Any, mesh: Mesh) -> Any:
+    """Shardings of a pytree of arrays, each split over `data` along its longest axis that divides
+    by it, or whole on every device."""
+    parts = mesh.shape["data"]
+
+    def one(x: jax.Array) -> NamedSharding:
+        sizes = [n if n % parts == 0 else 0 for n in x.shape]
+        if not any(sizes):
+            return NamedSharding(mesh, REPLICATED)
+        return NamedSharding(mesh, PartitionSpec(*[None] * sizes.index(max(sizes)), "data"))
+
+    return jax.tree.map(one, tree)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's part of a batch as global arrays split over `data`."""
-    sharding = NamedSharding(mesh, BATCH)
+    """This process's part of a batch (`share_of_batch`) as global arrays split over `data`."""
+    sharding, parts = NamedSharding(mesh, BATCH), share_of_batch(mesh)[1]
     return {
-        name: jax.make_array_from_process_local_data(sharding, array)
+        name: jax.make_array_from_process_local_data(
+            sharding, array, (array.shape[0] * parts, *array.shape[1:])
+        )
         for name, array in batch.items()
     }

@@ -18,11 +18,19 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from lung_unet.errors import InputError
 from lung_unet.files import write_text
+from lung_unet.parallel.distributed import wait
 from lung_unet.train.step import TrainState
 
 KEEP_LATEST = 2
 TMP = ".orbax-checkpoint-tmp"  # Orbax's mark of what is not whole yet
 METRIC = "dice"
+
+
+class _Manager(ocp.CheckpointManager):
+    """Does not ask for SIGTERM itself, which would shift the count that processes share."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 class Checkpoints:
@@ -35,7 +43,16 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, write: bool = False):
         self.folder = folder.absolute()
         self._write = write
-        self._check_scores()
+        me = jax.process_index()
+        if me == 0 or not write:
+            self._check_scores()
+        if write:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            wait("scores")
+        # Named, even if it is all of them: Orbax's barriers are else device programs, which would
+        # meet those of the step.
+        together = set(range(jax.process_count()))
+        active = None if len(together) == 1 else together if write else {me}
         policy = AnyPreservationPolicy([LatestN(KEEP_LATEST), BestN(get_metric_fn=_score, n=1)])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
@@ -43,8 +60,12 @@ class Checkpoints:
             best_mode="max",
             read_only=not write,
             enable_async_checkpointing=False,  # the thread is ours, so that nothing of it blocks
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=0 if write else me, active_processes=active
+            ),
+            create=False,
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = _Manager(self.folder, options=options)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: concurrent.futures.Future | None = None
         self._failed: str | None = None  # why the last one was not written
@@ -94,7 +115,9 @@ class Checkpoints:
         """Adds the validation of a state that was saved before it could be validated."""
         self._settle()
         if step in self._manager.all_steps():
-            write_text(self.folder / str(step) / "metrics" / "metrics", json.dumps(scores))
+            if jax.process_index() == 0:
+                write_text(self.folder / str(step) / "metrics" / "metrics", json.dumps(scores))
+            wait("score")
             self._manager.reload()
 
     def _settle(self) -> None:
@@ -105,6 +128,8 @@ class Checkpoints:
             self._failed = None
         except Exception as error:  # what fails may be the disk, or any layer above it
             self._failed = _reason(error)
+            if jax.process_count() > 1:  # the others' parts of it are waiting for this one's
+                raise self._not_saved() from error
             print(f"checkpoint not saved: {self.folder}: {self._failed}; trying again at the next")
             self._manager.reload()
         self._saving = None
@@ -117,10 +142,13 @@ class Checkpoints:
         """
         self._settle()
         if self._failed:
-            raise InputError(
-                f"{self.folder}: the last checkpoint could not be saved ({self._failed}); what was "
-                "saved before is kept: free space and run again"
-            )
+            raise self._not_saved()
+
+    def _not_saved(self) -> InputError:
+        return InputError(
+            f"{self.folder}: the last checkpoint could not be saved ({self._failed}); what was "
+            "saved before is kept: free space and run again"
+        )
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -170,7 +198,9 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         name = f"broken-{step}-{uuid.uuid4().hex[:8]}"
-        os.replace(self.folder / str(step), self.folder / name)
+        if jax.process_index() == 0:
+            os.replace(self.folder / str(step), self.folder / name)
+        wait("set aside")
         self._manager.reload()
 
     def restore_params(self, params: dict) -> tuple[dict, int]:

@@ -24,9 +24,12 @@ class Goodput:
     outlives a process, and that one jumps.
     """
 
-    def __init__(self, workdir: pathlib.Path, since: float | None = None):
-        """`since`: when the process started, by time.perf_counter."""
-        self._path = workdir / NAME
+    def __init__(self, workdir: pathlib.Path, since: float | None = None, writes: bool = True):
+        """`since`: when the process started, by time.perf_counter.
+
+        Of the processes of a job one `writes`.
+        """
+        self._path, self._writes = workdir / NAME, writes
         found = self._read()
         self.starts = found["starts"] + 1
         self._seconds: dict[str, float] = found["seconds"]
@@ -77,6 +80,8 @@ class Goodput:
     def write(self) -> None:
         """Keeps the figures until now; where the disk is full, those from before stay."""
         self.switch(self._kind)
+        if not self._writes:
+            return
         content = {"starts": self.starts, "seconds": self._seconds, "saved": self._saved}
         with contextlib.suppress(OSError):
             write_text(self._path, json.dumps({**content, "shares": self.shares()}, indent=1))

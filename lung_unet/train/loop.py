@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from lung_unet.allocator import release_freed_memory
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.pipeline import training_batches, validation_batches
-from lung_unet.parallel.mesh import make_mesh, put_batch
+from lung_unet.parallel.distributed import Watch
+from lung_unet.parallel.mesh import make_mesh, put_batch, share_of_batch
 from lung_unet.train.checkpoint import Checkpoints
 from lung_unet.train.goodput import Goodput
 from lung_unet.train.meter import Meter
@@ -42,8 +43,9 @@ def train(
         no place for the last checkpoint.
     """
     skipped = Skipped(workdir, config.train)
+    goodput = goodput or Goodput(workdir, writes=jax.process_index() == 0)
     with Preemption() as preemption:
-        trainer = Trainer(config, dataset, workdir, goodput or Goodput(workdir), skipped)
+        trainer = Trainer(config, dataset, workdir, goodput, skipped)
         checkpoints = trainer.checkpoints
         with contextlib.closing(checkpoints):
             while True:
@@ -67,16 +69,19 @@ class Trainer:
         self.config, self.dataset, self.workdir = config, dataset, workdir
         self.goodput, self.skipped = goodput, skipped
         self.mesh = make_mesh(config)
+        self.shard, self.shards = share_of_batch(self.mesh)
         self.apply, self.init = make_apply(config)
         self.optimizer = make_optimizer(config)
         self.schedule = make_schedule(config)
-        self.abstract = abstract_state(self.init, self.optimizer, self.mesh)
+        self.abstract = abstract_state(self.init, self.optimizer, self.mesh, config.optimizer.shard)
         self.validation = validation_batches(
             dataset,
             patch=tuple(config.data.patch),
             batch_size=config.train.batch_size,
             patches=config.train.validation_patches,
             seed=config.seed,
+            shard=self.shard,
+            shards=self.shards,
         )
         self.checkpoints = Checkpoints(workdir / "checkpoints", write=True)
 
@@ -112,14 +117,19 @@ class Trainer:
             train_step, _ = self.train_step, self.validation_step
             self.checkpoints.compile(self.abstract)
         meter, pending = Meter(c.batch_size), None
-        with preemption.holding(), Writer(self.workdir, first, c.steps) as writer:
+        with (
+            preemption.holding(),
+            Watch(self.config.timeout_s) as watch,
+            Writer(self.workdir, first, c.steps, writes=jax.process_index() == 0) as writer,
+        ):
             goodput.switch("steps")
             for step in range(first, c.steps + 1):
+                watch.beat()
                 scores = None
                 if self.due(step, c.eval_every) and not writer.holds(step, "validation/dice"):
                     check_finite(pending)
                     with meter.paused(), goodput.spending("evaluation"):
-                        scores = self.validate(state.params, preemption)
+                        scores = self.validate(state.params, preemption, watch)
                 if scores:
                     if step == saved:
                         checkpoints.score(step, scores)
@@ -142,6 +152,7 @@ class Trainer:
                     for _ in range(self.skipped.count(step + 1)):
                         next(batches)
                     batch = put_batch(next(batches), self.mesh)
+                watch.beat()
                 state, metrics = train_step(state, batch)
                 check_finite(pending)  # of the step before, so that dispatch never waits
                 pending = (step + 1, metrics)
@@ -164,30 +175,34 @@ class Trainer:
             training_batches(
                 self.dataset,
                 patch=tuple(data.patch),
-                batch_size=self.config.train.batch_size // jax.process_count(),
+                batch_size=self.config.train.batch_size,
                 nodule_fraction=data.nodule_fraction,
                 seed=self.config.seed,
                 threads=data.threads,
                 prefetch=data.prefetch,
                 on_broken=data.on_broken,
-                shard=jax.process_index(),
-                shards=jax.process_count(),
+                shard=self.shard,
+                shards=self.shards,
             )
         )
         found = self.checkpoints.restore(self.abstract)
         if found is None:
             self.goodput.restored(0)
-            return init_state(self.init, self.optimizer, self.mesh), batches
+            shard = self.config.optimizer.shard
+            return init_state(self.init, self.optimizer, self.mesh, shard), batches
         state, position = found
         batches.set_state(position)
         self.goodput.restored(int(state.step))
         print(f"resuming from step {int(state.step)} of {self.checkpoints.folder}")
         return state, batches
 
-    def validate(self, params: dict, preemption: Preemption) -> dict[str, float] | None:
+    def validate(
+        self, params: dict, preemption: Preemption, watch: Watch
+    ) -> dict[str, float] | None:
         """Mean loss, and Dice over all voxels of the validation patches; None if preempted."""
         sums = []
         for batch in self.validation:
+            watch.beat()
             if preemption.requested():
                 return None
             sums.append(jax.device_get(self.validation_step(params, put_batch(batch, self.mesh))))

@@ -22,14 +22,15 @@ class Preemption:
     would be lost, and `requested` tells of the signal.
 
     Where jax.distributed runs, JAX answers the signal: it has all processes see `requested` at the
-    same call, so they must all make the same calls, and an exit has to wait for one.
+    same call, so they must all make the same calls, and an exit has to wait for one. `alone`, each
+    process answers for itself there too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool = False) -> None:
         self._received = threading.Event()
         self._held = False
         self._lock = threading.Lock()
-        self._distributed = jax.distributed.is_initialized()
+        self._distributed = jax.distributed.is_initialized() and not alone
 
     def __enter__(self) -> "Preemption":
         if not self._distributed:

@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 
+import jax
 from ml_collections import ConfigDict
 
 from lung_unet.errors import InputError
@@ -80,5 +81,6 @@ class Skipped:
                 "config.optimizer.clip_norm and run again"
             )
         self._steps.append(bad.step)
-        write_text(self._path, json.dumps(self._steps))
+        if jax.process_index() == 0:
+            write_text(self._path, json.dumps(self._steps))
         print(f"{bad}; going back to step {good or 0} and leaving its batch out")

@@ -15,9 +15,15 @@ from ml_collections import ConfigDict
 from lung_unet.data.labels import agreement
 from lung_unet.data.scan import IGNORE, READERS
 from lung_unet.model import unet
-from lung_unet.model.losses import at_all_levels, make_loss
+from lung_unet.model.losses import Sums, at_all_levels, make_loss
 from lung_unet.model.unet import UNet
-from lung_unet.parallel.mesh import BATCH, BATCH_AND_DEPTH, REPLICATED
+from lung_unet.parallel.mesh import (
+    BATCH,
+    BATCH_AND_DEPTH,
+    REPLICATED,
+    in_parts,
+    split_over_data,
+)
 from lung_unet.train.augment import augment, window
 
 Batch = dict[str, jax.Array]
@@ -57,25 +63,45 @@ def make_apply(config: ConfigDict) -> tuple[Apply, Callable[[], dict]]:
 
 
 def init_state(
-    init: Callable[[], dict], optimizer: optax.GradientTransformation, mesh: Mesh
+    init: Callable[[], dict],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    shard: bool = False,
 ) -> TrainState:
-    """The state at step 0, on every device of the mesh."""
-    return _fresh(init, optimizer, mesh)()
+    """The state at step 0, on every device of the mesh; `shard` splits the optimizer's over `data`
+    (ZeRO-1: Rajbhandari et al. 2020, arXiv 1910.02054)."""
+    return _fresh(init, optimizer, mesh, shard)()
 
 
 def abstract_state(
-    init: Callable[[], dict], optimizer: optax.GradientTransformation, mesh: Mesh
+    init: Callable[[], dict],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    shard: bool = False,
 ) -> TrainState:
     """Shapes, types and shardings of the state; nothing is compiled or computed."""
-    return _fresh(init, optimizer, mesh).eval_shape()
+    return _fresh(init, optimizer, mesh, shard).eval_shape()
 
 
-def _fresh(init: Callable[[], dict], optimizer: optax.GradientTransformation, mesh: Mesh):
+def _fresh(
+    init: Callable[[], dict], optimizer: optax.GradientTransformation, mesh: Mesh, shard: bool
+):
     def fresh() -> TrainState:
         params = init()
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
-    return jax.jit(fresh, out_shardings=NamedSharding(mesh, REPLICATED))
+    return jax.jit(fresh, out_shardings=_layout(init, optimizer, mesh, shard))
+
+
+def _layout(
+    init: Callable[[], dict], optimizer: optax.GradientTransformation, mesh: Mesh, shard: bool
+) -> Any:
+    """Shardings of the state."""
+    whole: Any = NamedSharding(mesh, REPLICATED)
+    if not shard:
+        return whole
+    opt_state = jax.eval_shape(lambda: optimizer.init(init()))
+    return TrainState(whole, whole, split_over_data(opt_state, mesh))
 
 
 def targets_of(labels: jax.Array, data: ConfigDict) -> tuple[jax.Array, jax.Array]:
@@ -89,9 +115,15 @@ def targets_of(labels: jax.Array, data: ConfigDict) -> tuple[jax.Array, jax.Arra
 def make_train_step(
     config: ConfigDict, apply: Apply, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled step: (state, batch) → (state, metrics). The state's memory is reused."""
-    loss_of = partial(at_all_levels, make_loss(config))
+    """The compiled step: (state, batch) → (state, metrics). The state's memory is reused.
+
+    With `config.train.accumulate` the network sees the batch in parts, twice: forward, for the sums
+    that the loss is made of, then both ways, weighted with the loss's derivatives by these sums. So
+    loss and gradient are the batch's, of Dice too, for a third more computation.
+    """
+    loss_of = at_all_levels(make_loss(config))
     replicated = NamedSharding(mesh, REPLICATED)
+    layout = _layout(make_apply(config)[1], optimizer, mesh, config.optimizer.shard)
     inner = NamedSharding(mesh, BATCH_AND_DEPTH)
     # Augmentation gathers across the whole patch, so it runs before depth is split.
     augment_local = jax.shard_map(
@@ -104,13 +136,21 @@ def make_train_step(
         images, labels = augment_local(batch["hu"], batch["labels"], keys)
         images = jax.lax.with_sharding_constraint(images, inner)
         labels = jax.lax.with_sharding_constraint(labels, inner)
-        targets, weights = targets_of(labels, config.data)
+        voxels = images, *targets_of(labels, config.data)
 
-        def loss_fn(params: dict) -> jax.Array:
+        def sums(params: dict, voxels: tuple) -> Sums:
+            images, targets, weights = voxels
             levels = apply(params, images, method=UNet.all_levels)
-            return loss_of([logits[..., 0] for logits in levels], targets, weights)
+            return loss_of.sums([logits[..., 0] for logits in levels], targets, weights)
 
-        loss, grads = jax.value_and_grad(loss_fn)(state.params)
+        if config.train.accumulate == 1:
+            loss, grads = jax.value_and_grad(lambda p: loss_of.of(sums(p, voxels)))(state.params)
+        else:
+            parts = jax.tree.map(lambda x: in_parts(x, config.train.accumulate, mesh), voxels)
+            total = _summed(lambda part: sums(state.params, part), parts)
+            loss, slopes = jax.value_and_grad(loss_of.of)(total)
+            weighted = jax.grad(lambda p, part: optax.tree.vdot(slopes, sums(p, part)))
+            grads = _summed(lambda part: weighted(state.params, part), parts)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
@@ -118,10 +158,21 @@ def make_train_step(
 
     return jax.jit(
         step,
-        in_shardings=(replicated, NamedSharding(mesh, BATCH)),
-        out_shardings=(replicated, replicated),
+        in_shardings=(layout, NamedSharding(mesh, BATCH)),
+        out_shardings=(layout, replicated),
         donate_argnums=0,
     )
+
+
+def _summed(function: Callable[[Any], Any], parts: Any) -> Any:
+    """The sum of what a function makes of each part, one after the other."""
+    like = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(part)), None
+
+    return jax.lax.scan(add, nothing, parts)[0]
 
 
 def make_validation_step(

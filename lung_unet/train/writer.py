@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import pathlib
 import socket
 import struct
@@ -16,6 +17,7 @@ from tensorboardX.summary import scalar
 from lung_unet.files import write_text
 
 JSONL = "metrics.jsonl"
+NOWHERE = pathlib.Path(os.devnull)
 BUFFER = 1 << 24  # bytes of rows that wait while the disk is full
 
 
@@ -23,16 +25,18 @@ class Writer:
     """Logs rows of numbers by step; use as a context manager.
 
     A resumed run takes back the rows after `step`, so that metrics.jsonl holds each step once.
-    Where the disk is full, rows wait in memory.
+    Where the disk is full, rows wait in memory. Of the processes of a job one writes; the others,
+    made with `writes` false, know the same.
     """
 
-    def __init__(self, workdir: pathlib.Path, step: int, steps: int):
+    def __init__(self, workdir: pathlib.Path, step: int, steps: int, writes: bool = True):
         path = workdir / JSONL
         rows = [row for row in read_rows(path) if row["step"] <= step]
         self._written = {(row["step"], name) for row in rows for name in row}
-        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-        self._file = _Growing(path)
-        self._board = _Board(workdir / "tensorboard", step + 1)
+        if writes:
+            write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._file = _Growing(path if writes else NOWHERE)
+        self._board = _Board(_events(workdir / "tensorboard") if writes else NOWHERE, step + 1)
         self._bar = Progress(
             TextColumn("train"),
             BarColumn(),
@@ -79,11 +83,9 @@ class _Board:
     queue blocks for ever.
     """
 
-    def __init__(self, folder: pathlib.Path, first: int):
+    def __init__(self, path: pathlib.Path, first: int):
         """Takes back what earlier files hold from step `first` on."""
-        folder.mkdir(parents=True, exist_ok=True)
-        number = len(list(folder.iterdir()))  # readers sort by name, and the host's clock may jump
-        self._file = _Growing(folder / f"events.out.tfevents.{number:010d}.{socket.gethostname()}")
+        self._file = _Growing(path)
         self._add(Event(file_version="brain.Event:2"))
         self._add(Event(step=first, session_log=SessionLog(status=SessionLog.START)))
 
@@ -100,6 +102,13 @@ class _Board:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _events(folder: pathlib.Path) -> pathlib.Path:
+    """A new event file's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = len(list(folder.iterdir()))  # readers sort by name, and the host's clock may jump
+    return folder / f"events.out.tfevents.{number:010d}.{socket.gethostname()}"
 
 
 class _Growing:

@@ -206,9 +206,7 @@ def test_the_seed_decides_where_a_block_is_cropped(numbered):
 @pytest.mark.parametrize("shards", [2, 4])
 def test_shards_read_parts_of_the_same_global_batches(numbered, shards):
     whole = first(numbered, 6, batch_size=8)
-    parts = [
-        first(numbered, 6, batch_size=8 // shards, shard=i, shards=shards) for i in range(shards)
-    ]
+    parts = [first(numbered, 6, batch_size=8, shard=i, shards=shards) for i in range(shards)]
     together = [
         {key: np.concatenate([b[key] for b in batch]) for key in ("hu", "labels")}
         for batch in zip(*parts, strict=True)

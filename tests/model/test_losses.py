@@ -97,13 +97,13 @@ def test_levels_are_weighted_by_halves_and_read_the_nearest_voxel(config, exampl
     logits, targets, weights = example
     loss = make(config, "cross_entropy")
     weights = weights.at[0, :2].set(0)
-    assert losses.at_all_levels(loss, [logits], targets, weights) == loss(logits, targets, weights)
+    assert losses.at_all_levels(loss)([logits], targets, weights) == loss(logits, targets, weights)
     levels = [logits, logits[:, :2, :2, :2], logits[:, :1, :1, :1]]
     expected = 4 / 7 * loss(logits, targets, weights)
     for share, logits, step in ((2 / 7, levels[1], 2), (1 / 7, levels[2], 4)):
         near = (slice(None), *[slice(step // 2, None, step)] * 3)
         expected += share * loss(logits, targets[near], weights[near])
-    assert losses.at_all_levels(loss, levels, targets, weights) == pytest.approx(float(expected))
+    assert losses.at_all_levels(loss)(levels, targets, weights) == pytest.approx(float(expected))
 
 
 def test_what_is_ignored_is_ignored_at_every_level(config, example):
@@ -111,8 +111,8 @@ def test_what_is_ignored_is_ignored_at_every_level(config, example):
     loss = make(config, "dice_ce")
     weights = weights.at[:, :2].set(0)
     levels = [logits, logits[:, :2, :2, :2]]
-    value = losses.at_all_levels(loss, levels, targets, weights)
-    gradient = jax.grad(lambda ls: losses.at_all_levels(loss, ls, targets, weights))(levels)
-    assert value == losses.at_all_levels(loss, levels, targets.at[:, :2].set(1), weights)
+    value = losses.at_all_levels(loss)(levels, targets, weights)
+    gradient = jax.grad(lambda ls: losses.at_all_levels(loss)(ls, targets, weights))(levels)
+    assert value == losses.at_all_levels(loss)(levels, targets.at[:, :2].set(1), weights)
     assert not gradient[0][:, :2].any() and not gradient[1][:, :1].any()
     assert gradient[0][:, 2:].all() and gradient[1][:, 1:].all()

@@ -11,7 +11,7 @@ from lung_unet.parallel.mesh import make_mesh, put_batch
 @pytest.mark.parametrize(
     "mesh, batch, depth, named",
     [
-        ((8, 1), 8, 16, "8 devices, 4 found"),
+        ((16, 1), 16, 16, "16 devices, 8 found"),
         ((0, 1), 4, 16, "config.mesh"),
         ((4, 1), 6, 16, "config.train.batch_size"),
         ((1, 4), 4, 20, "config.data.patch depth 20"),

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lung_unet.data.scan import IGNORE
@@ -31,7 +32,7 @@ def build(config):
     mesh = make_mesh(config)
     apply, init = make_apply(config)
     optimizer = make_optimizer(config)
-    state = init_state(init, optimizer, mesh)
+    state = init_state(init, optimizer, mesh, config.optimizer.shard)
     return mesh, apply, state, make_train_step(config, apply, optimizer, mesh)
 
 
@@ -51,35 +52,78 @@ def test_loss_falls_and_validation_dice_rises(config, batch):
     assert dice > 0.8 and after["true"] == 4 * 6 * 6 * 6
 
 
+DEEP = {"channels": (2, 4, 4, 4), "convs": 1, "deep_supervision": True}
+
+
+def first_step(config, batch):
+    """(compiled step, what it gives) of the first step."""
+    mesh, _, state, step = build(config)
+    put = put_batch(batch, mesh)
+    compiled = step.lower(state, put).compile()
+    return compiled, compiled(state, put)
+
+
+def assert_same_step(one, many):
+    """Loss and gradient norm to 1e-5, the gradient (in the optimizer's moments) to 1e-5 of its
+    largest value."""
+    (state, metrics), (other, other_metrics) = jax.device_get((one, many))
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose(metrics[name], other_metrics[name], rtol=1e-5)
+    largest = max(np.abs(x).max() for x in jax.tree.leaves(optax.tree.get(state, "mu")))
+    for a, b in zip(
+        jax.tree.leaves(state.opt_state), jax.tree.leaves(other.opt_state), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * largest)
+
+
 @pytest.mark.parametrize(
-    "data, space, model",
-    [
-        (4, 1, {}),
-        (2, 2, {"channels": (2, 4, 4, 4), "convs": 1, "deep_supervision": True}),
-        (1, 4, {}),
-    ],
+    "meshes, model", [(((8, 1), (4, 2), (2, 4), (1, 8)), {}), (((2, 2),), DEEP)]
 )
-def test_any_mesh_gives_the_same_step_without_gathering_activations(
-    config, batch, data, space, model
-):
+def test_any_mesh_gives_the_same_step_without_gathering_activations(config, batch, meshes, model):
     config.data.patch = (16, 16, 16)
+    config.train.batch_size = 8
     config.model.update(model)
-    results = []
-    for shape in ((1, 1), (data, space)):
-        config.mesh.update(data=shape[0], space=shape[1])
-        mesh, _, state, step = build(config)
-        put = put_batch(batch, mesh)
-        text = step.lower(state, put).compile().as_text()
-        results.append(jax.device_get(step(state, put)))
-    assert text.count("all-gather") == 0
-    assert space == 1 or "collective-permute" in text
-    (one, metrics), (many, sharded_metrics) = results
-    np.testing.assert_allclose(metrics["loss"], sharded_metrics["loss"], rtol=1e-5)
-    np.testing.assert_allclose(metrics["grad_norm"], sharded_metrics["grad_norm"], rtol=1e-4)
-    first = jax.tree.leaves(one.opt_state)
-    second = jax.tree.leaves(many.opt_state)
-    for a, b in zip(first, second, strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-6)
+    batch = {name: np.concatenate([array, array[::-1]]) for name, array in batch.items()}
+    _, one = first_step(config, batch)
+    for data, space in meshes:
+        config.mesh.update(data=data, space=space)
+        compiled, many = first_step(config, batch)
+        text = compiled.as_text()
+        assert text.count("all-gather") == 0
+        assert space == 1 or "collective-permute" in text
+        assert_same_step(one, many)
+
+
+def test_a_sharded_optimizer_takes_less_memory_and_gives_the_same_step(config, batch):
+    config.mesh.update(data=4)
+    config.train.batch_size = 4
+    whole, one = first_step(config, batch)
+    config.optimizer.shard = True
+    split, many = first_step(config, batch)
+    assert_same_step(one, many)
+    state = many[0]
+    moments = [x for x in jax.tree.leaves(state.opt_state) if x.size % 4 == 0]
+    assert all(x.addressable_shards[0].data.size == x.size // 4 for x in moments)
+    assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state.params))
+    size, less = (c.memory_analysis().argument_size_in_bytes for c in (whole, split))
+    assert size - less > 0.7 * sum(x.nbytes for x in jax.tree.leaves(state.opt_state))
+
+
+@pytest.mark.parametrize(
+    "loss, mesh, model", [("dice_ce", (2, 2), {}), ("tversky", (1, 1), DEEP), ("focal", (1, 1), {})]
+)
+def test_a_batch_seen_in_parts_gives_the_step_of_the_whole(config, batch, loss, mesh, model):
+    config.data.patch = (16, 16, 16)
+    config.train.batch_size = 4
+    config.mesh.update(data=mesh[0], space=mesh[1])
+    config.model.update(model)
+    config.loss.name = loss
+    batch["labels"][1:] = 0  # so that the parts differ
+    _, one = first_step(config, batch)
+    config.train.accumulate = 2
+    compiled, many = first_step(config, batch)
+    assert "all-gather" not in compiled.as_text()
+    assert_same_step(one, many)
 
 
 def test_deep_supervision_trains_every_head_and_validates_the_finest(config, batch):
