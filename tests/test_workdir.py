@@ -54,7 +54,7 @@ def test_what_may_differ(workdir, config, dataset, key, value):
     ("key", "value"),
     [("seed", 5), ("optimizer.learning_rate", 1.0), ("data.patch", (8, 8, 8)), ("data.fold", 1),
      ("model.channels", (4, 8, 16)), ("train.batch_size", 3), ("loss.name", "dice"),
-     ("augment.flip", False), ("data.consensus", 3)],
+     ("augment.flip.probability", 0.0), ("data.consensus", 3)],
 )  # fmt: skip
 def test_another_configuration_is_refused(workdir, config, dataset, key, value):
     before = (workdir / "config.json").read_text()

@@ -7,6 +7,7 @@ from lung_unet.benchmark import synthetic
 from lung_unet.benchmark.collectives import collectives
 from lung_unet.benchmark.program import compile_step, program_mb
 from lung_unet.benchmark.tables import print_table
+from lung_unet.model.conv import accelerator_convolutions
 from lung_unet.parallel.mesh import make_mesh, put_batch
 
 DEVICES = 8
@@ -16,8 +17,8 @@ def measure_scaling(config: ConfigDict) -> dict:
     """FLOPs, bytes accessed and bytes of collectives of a device, by axis and number of devices.
 
     On one device the batch and patch are what `config.mesh` gives a device. `data` times as many
-    patches, and patches `space` times as deep, keep that the same. XLA counts the body of a loop
-    once, so that on the CPU, whose convolutions are loops, the figures fall where they should stay.
+    patches, and patches `space` times as deep, keep that the same. The convolutions are those of
+    accelerators, on the CPU as well.
     """
     one = config.copy_and_resolve_references()
     one.train.batch_size = max(1, config.train.batch_size // config.mesh.data)
@@ -43,7 +44,8 @@ def _measure(one: ConfigDict, axis: str, count: int) -> dict[str, float]:
         config.data.patch = (depth * count, *rest)
     mesh = make_mesh(config)
     batch = put_batch(synthetic.batch(config), mesh)
-    compiled, _ = compile_step(config, mesh, batch, cached=True)
+    with accelerator_convolutions():
+        compiled, _ = compile_step(config, mesh, batch, cached=True)
     cost = dict(compiled.cost_analysis() or {})
     sent = collectives(compiled)
     return {

@@ -43,13 +43,13 @@ def test_kind_devices_and_bytes_are_read_from_the_program(config, function, out,
 
 def test_work_of_a_device_does_not_grow(config, monkeypatch):
     monkeypatch.setattr(scaling, "DEVICES", 2)
-    config.model.update(convs=1, channels=(4,))
-    config.data.patch = (8, 8, 8)
+    config.model.update(convs=1, channels=(4, 8))
+    config.data.patch = (16, 16, 16)
     config.train.batch_size = 2
     rows = scaling.measure_scaling(without_augmentation(config))
     assert set(rows) == {"data 1", "data 2", "space 1", "space 2"}
     for axis in ("data", "space"):
         one, two = rows[f"{axis} 1"], rows[f"{axis} 2"]
         assert one["collectives_mb"] == 0 < two["collectives_mb"]
-        assert two["gflop"] <= 1.15 * one["gflop"]
+        assert two["gflop"] == pytest.approx(one["gflop"], rel=0.1)  # halos, of so small parts
         assert two["gb"] <= 1.15 * one["gb"]

@@ -70,12 +70,12 @@ def test_sigterm_in_validation_saves_and_the_validation_is_made_up_for(
     parts = tmp_path / "parts"
     validate = loop.Trainer.validate
 
-    def disturbed(self, params, preemption):
+    def disturbed(self, params, preemption, watch):
         os.kill(os.getpid(), signal.SIGTERM)
         deadline = time.monotonic() + 30
         while not preemption.requested() and time.monotonic() < deadline:
             time.sleep(0.001)
-        return validate(self, params, preemption)
+        return validate(self, params, preemption, watch)
 
     monkeypatch.setattr(loop.Trainer, "validate", disturbed)
     assert not loop.train(config, dataset, parts)
@@ -104,10 +104,11 @@ def test_a_full_disk_stops_neither_training_nor_the_log(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     validate = loop.Trainer.validate
 
-    def full_then_not(self, params, preemption):
+    def full_then_not(self, params, preemption, watch):
         full = not validations(tmp_path / "full")  # the first time
+        self.checkpoints._settle()  # the save that meets the full disk has done so
         resource.setrlimit(resource.RLIMIT_FSIZE, (700 if full else soft, hard))
-        return validate(self, params, preemption)
+        return validate(self, params, preemption, watch)
 
     monkeypatch.setattr(loop.Trainer, "validate", full_then_not)
     try:
