@@ -52,4 +52,4 @@ def test_work_of_a_device_does_not_grow(config, monkeypatch):
         one, two = rows[f"{axis} 1"], rows[f"{axis} 2"]
         assert one["collectives_mb"] == 0 < two["collectives_mb"]
         assert two["gflop"] == pytest.approx(one["gflop"], rel=0.1)  # halos, of so small parts
-        assert two["gb"] <= 1.15 * one["gb"]
+        assert two["gb"] <= 1.3 * one["gb"]
