@@ -30,17 +30,19 @@ def examine(predictor: Predictor, config: ConfigDict, record: ScanRecord, values
     """
     volume = record.volume
     probability = predictor(volume.hu, volume.lungs)
-    regions, smallest = {}, min(values["min_diameter_mm"])
-    for level in sorted({*values["threshold"], *values["candidate_threshold"]}):
-        found = find_candidates(probability, volume, level, smallest)
-        regions[str(level)] = [[*c.centre_mm.tolist(), c.probability, c.diameter_mm] for c in found]
-    lowest = min(values["threshold"])
-    found = find_candidates(probability, volume, lowest, smallest)
-    own = probability_on_source(probability, found, volume, lowest)
+    smallest, lowest = min(values["min_diameter_mm"]), min(values["threshold"])
+    found = {
+        level: find_candidates(probability, volume, level, smallest)
+        for level in sorted({*values["threshold"], *values["candidate_threshold"]})
+    }
+    own = probability_on_source(probability, found[lowest], volume, lowest)
     nodules, excluded = finding_rows(record.findings)
     return {
         "voxels": overlap(own, record, agreement(config.data), values["threshold"]),
-        "regions": regions,
+        "regions": {
+            str(level): [[*c.centre_mm.tolist(), c.probability, c.diameter_mm] for c in candidates]
+            for level, candidates in found.items()
+        },
         "nodules": nodules,
         "excluded": excluded,
     }
