@@ -31,7 +31,8 @@ class ReadAhead(Generic[Job, Result]):
         return self
 
     def __exit__(self, *_) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        # Waited for: an executor that still ends while Python exits may find its pipe closed.
+        self._pool.shutdown(cancel_futures=True)
 
     def __iter__(self) -> Iterator[tuple[Job, Result | InputError]]:
         for number, job in enumerate(self._jobs):
@@ -45,6 +46,7 @@ class ReadAhead(Generic[Job, Result]):
                     f"{job}: reading it ended the process, out of memory perhaps; copy it again, "
                     "or run it alone"
                 )
+                self._pool.shutdown()
                 self._start()
             if number + 1 < len(self._jobs):
                 self._next = self._submit(number + 1)
