@@ -14,8 +14,8 @@ from lung_unet.model import layers, summary, unet
 )
 def test_summary_counts_every_parameter(config, variant):
     config.model.update(channels=(8, 16, 16, 16), **variant)
-    module = unet.build(config, nnx.Rngs(0))
-    total = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module)))
+    state = nnx.state(nnx.eval_shape(lambda: unet.build(config, nnx.Rngs(0))))
+    total = sum(leaf.size for leaf in jax.tree.leaves(state))
     assert sum(row.parameters for row in summary.layer_rows(config)) == total
 
 
@@ -38,6 +38,6 @@ def test_flops_are_those_of_the_convolutions_that_run(config, down, up, monkeypa
     monkeypatch.setattr(layers, "conv3d", counting(layers.conv3d, taps=True))
     transpose = counting(layers.conv3d_transpose, taps=False)
     monkeypatch.setattr(layers, "conv3d_transpose", transpose)
-    module = unet.build(config, nnx.Rngs(0))
-    jax.eval_shape(lambda: module.all_levels(jnp.zeros((1, *config.data.patch, 1))))
+    image = jnp.zeros((1, *config.data.patch, 1))
+    jax.eval_shape(lambda: unet.build(config, nnx.Rngs(0)).all_levels(image))
     assert [row.flops for row in summary.layer_rows(config)] == flops
