@@ -52,7 +52,15 @@ def test_loss_falls_and_validation_dice_rises(config, batch):
     assert dice > 0.8 and after["true"] == 4 * 6 * 6 * 6
 
 
-DEEP = {"channels": (2, 4, 4, 4), "convs": 1, "deep_supervision": True}
+DEEP = {
+    "channels": (2, 4, 4, 4),
+    "strides": ((1, 2, 2), (2, 2, 2), (2, 2, 2)),
+    "encoder": "residual",
+    "blocks": (1, 1, 1, 1),
+    "stochastic_depth": 0.5,
+    "convs": 1,
+    "deep_supervision": True,
+}
 
 
 def first_step(config, batch):
@@ -149,6 +157,21 @@ def test_the_same_step_is_the_same_to_the_bit_and_the_next_draws_anew(config, ba
     _, other = step(state, put)
     assert float(first["loss"]) == float(same["loss"])
     assert float(first["loss"]) != float(other["loss"])  # parameters stayed, augmentation did not
+
+
+def test_stochastic_depth_draws_for_each_sample_and_block_in_training_alone(config, batch):
+    config.model.update(encoder="residual", blocks=(1, 2), stochastic_depth=0.5)
+    mesh, apply, state, _ = build(config)
+    put = put_batch(batch, mesh)
+    seen = []
+
+    def spy(params, *inputs, **options):
+        seen.append([x.shape for x in inputs])
+        return apply(params, *inputs, **options)
+
+    make_train_step(config, spy, make_optimizer(config), mesh).lower(state, put)
+    make_validation_step(config, spy, mesh).lower(state.params, put)
+    assert seen == [[(4, 16, 16, 16, 1), (4, 3)], [(4, 16, 16, 16, 1)]]
 
 
 @pytest.mark.parametrize(
