@@ -42,7 +42,7 @@ def conv3d_transpose(x: Array, kernel: Array) -> Array:
     return _conv3d_transpose(x, kernel.astype(x.dtype))
 
 
-def max_pool3d(x: Array, window: int | Sequence[int] = 2) -> Array:
+def max_pool3d(x: Array, window: Sequence[int]) -> Array:
     """Returns the maxima of x over blocks of window, (B, D / wd, H / wh, W / ww, C).
 
     Window divides the axes of x (B, D, H, W, C). The gradient of a block goes to the voxels that
@@ -50,10 +50,17 @@ def max_pool3d(x: Array, window: int | Sequence[int] = 2) -> Array:
     another; that of `max` compares them with the result, and where XLA computes x once more and
     rounds it otherwise, none is equal and the gradient is 0 / 0.
     """
-    for axis, n in enumerate((window,) * 3 if isinstance(window, int) else window, 1):
+    for axis, n in enumerate(window, 1):
         blocks = x.reshape(*x.shape[:axis], x.shape[axis] // n, n, *x.shape[axis + 1 :])
         x = reduce(jnp.maximum, (lax.index_in_dim(blocks, i, axis + 1, False) for i in range(n)))
     return x
+
+
+def mean_pool3d(x: Array, window: Sequence[int]) -> Array:
+    """Returns the means of x over blocks of window, as `max_pool3d` the maxima."""
+    b, d, h, w, c = x.shape
+    wd, wh, ww = window
+    return x.reshape(b, d // wd, wd, h // wh, wh, w // ww, ww, c).mean((2, 4, 6))
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from lung_unet.data.labels import agreement
 from lung_unet.data.scan import IGNORE, READERS
 from lung_unet.model import unet
+from lung_unet.model.encoders import blocks_of
 from lung_unet.model.losses import Sums, at_all_levels, make_loss
 from lung_unet.model.unet import UNet
 from lung_unet.parallel.mesh import (
@@ -54,10 +55,10 @@ def make_apply(config: ConfigDict) -> tuple[Apply, Callable[[], dict]]:
         module = unet.build(config, nnx.Rngs(config.seed))
         return nnx.to_pure_dict(nnx.state(module))
 
-    def apply(params: dict, images: jax.Array, method: Callable = UNet.__call__) -> Any:
+    def apply(params: dict, *inputs: jax.Array, method: Callable = UNet.__call__) -> Any:
         state = jax.tree.map(lambda x: x, abstract)
         nnx.replace_by_pure_dict(state, params)
-        return method(nnx.merge(graph, state), images)
+        return method(nnx.merge(graph, state), *inputs)
 
     return apply, init
 
@@ -136,11 +137,16 @@ def make_train_step(
         images, labels = augment_local(batch["hu"], batch["labels"], keys)
         images = jax.lax.with_sharding_constraint(images, inner)
         labels = jax.lax.with_sharding_constraint(labels, inner)
-        voxels = images, *targets_of(labels, config.data)
+        voxels: tuple = images, *targets_of(labels, config.data)
+        if config.model.stochastic_depth:
+            samples, blocks = images.shape[0], sum(blocks_of(config.model))
+            # The key after those of the samples, so that augmentation draws as it does without.
+            draws = jax.random.uniform(jax.random.fold_in(key, samples), (samples, blocks))
+            voxels += (draws,)
 
         def sums(params: dict, voxels: tuple) -> Sums:
-            images, targets, weights = voxels
-            levels = apply(params, images, method=UNet.all_levels)
+            images, targets, weights, *draws = voxels
+            levels = apply(params, images, *draws, method=UNet.all_levels)
             return loss_of.sums([logits[..., 0] for logits in levels], targets, weights)
 
         if config.train.accumulate == 1:
