@@ -61,8 +61,8 @@ def main() -> None:
     data = data_settings(proposal, dataset)
     if data["dir"] != str(folder.absolute()):
         reasons.append(
-            f"the dataset does not suit it: python -m lung_unet.prepare --config={out} "
-            f"--luna16=SCANS --out={data['dir']}"
+            "the dataset's spacing or blocks do not suit that: python -m lung_unet.prepare "
+            f"--config={out} --luna16=SCANS --out={data['dir']}"
         )
     title = f"{memory_gb:g} GB a device, devices: {_DEVICES.value}, rules: {_RULES.value}."
     write_text(out, config_text(proposal, data, f"A plan for {title}", reasons))

@@ -59,7 +59,8 @@ class Proposal:
         return config
 
 
-StepBytes = Callable[[Proposal], int]  # what a proposal's train step holds on one device
+# What a proposal's train step holds on one device; costs nothing when it is asked again.
+StepBytes = Callable[[Proposal], int]
 
 
 def data_settings(proposal: Proposal, dataset: Dataset) -> dict[str, Any]:

@@ -28,50 +28,57 @@ SPACE = (1, 2, 4, 8)  # devices that share a patch: those of one host
 def propose(
     fingerprint: Fingerprint, memory_gb: float, devices: int, step_bytes: StepBytes
 ) -> tuple[Proposal, list[str]]:
-    """(the proposal, why) for devices of so much memory; `step_bytes` tells what a step takes of
-    one device.
+    """(the proposal, why) for devices of so much memory.
 
     First the patch grows, with as few patches a device as make a batch of two, up to the box that
-    holds the lungs of half the scans; then the batch, up to 5% of the dataset's voxels. Features
-    are halved, and before that patches split over devices, only where not even 64³ fits.
+    holds the lungs of half the scans; then the batch, up to 5% of the dataset's voxels. Only where
+    not even 64³ fits are patches split over devices, and where that does not help features halved.
 
     Raises:
       InputError: nothing fits.
     """
     limit = memory_gb * GB * (1 - HEADROOM)
     spacing, why = spacing_of(fingerprint)
-    window = window_of(fingerprint)
     box = np.median(fingerprint.lungs_mm, 0) / spacing
     sizes = patches(box)
-    start = _first_that_fits(_starts(spacing, window, sizes[0], devices), memory_gb, step_bytes)
+    start = _first_that_fits(
+        _starts(spacing, window_of(fingerprint), sizes[0], devices), memory_gb, step_bytes
+    )
     steps = [_with_patch(start, size) for size in sizes]
     costs = [math.prod(size) for size in sizes]
-    at, end = largest(costs, lambda i: step_bytes(steps[i]), limit), ""
+    at = largest(costs, lambda i: step_bytes(steps[i]), limit)
     if at == len(sizes) - 1:
-        voxels = len(fingerprint.shapes) * math.prod(box) / steps[at].data
-        most = int(voxels * LARGEST_PART / costs[at])
+        voxels = len(fingerprint.shapes) * math.prod(box)
+        most = int(voxels * LARGEST_PART / costs[at] / start.data)
         batches = range(start.batch, max(start.batch, most) + 1)
         steps = [dataclasses.replace(steps[at], batch=batch) for batch in batches]
         at = largest(batches, lambda i: step_bytes(steps[i]), limit)
-        end = "; a larger batch would hold over 5% of the dataset's voxels"
     chosen = steps[at]
+    end = "a larger batch would hold over 5% of the dataset's voxels"
     for larger in steps[at + 1 : at + 2]:
-        end = f"; the next larger, {larger}, {step_bytes(larger) / GB:.3g} GB"
-    bottom = np.array(chosen.patch) // np.prod([(1, 1, 1), *chosen.strides], 0)
-    low, middle, high = fingerprint.foreground.percentiles
+        end = f"the next larger, {larger}, would hold {step_bytes(larger) / GB:.3g} GB"
     return chosen, [
         why,
-        f"window {window[0]:g} to {window[1]:g} HU: air to soft tissue, and the nodules' "
-        f"{low:g}, {middle:g}, {high:g} HU (0.5, 50, 99.5%)",
-        f"patch {times(chosen.patch)}: as large as fits, up to the lungs' median box, "
+        *_reasons(chosen, fingerprint, box),
+        f"the step holds {step_bytes(chosen) / GB:.3g} GB of a device's {memory_gb:g}, a tenth of "
+        f"which is left free; {end}",
+    ]
+
+
+def _reasons(chosen: Proposal, fingerprint: Fingerprint, box: np.ndarray) -> list[str]:
+    bottom = np.array(chosen.patch) // np.prod([(1, 1, 1), *chosen.strides], 0)
+    low, middle, high = fingerprint.foreground.percentiles
+    fewer = "" if chosen.channels[0] == FEATURES[0] else "; more do not fit"
+    split = "" if chosen.space == 1 else ", as a patch does not fit on fewer devices"
+    return [
+        f"window {chosen.window_hu[0]:g} to {chosen.window_hu[1]:g} HU: air to soft tissue, and "
+        f"the nodules' {low:g}, {middle:g}, {high:g} HU (0.5, 50, 99.5%)",
+        f"patch {times(chosen.patch)}: as large as fits, up to the lungs' median box of "
         f"{times(np.rint(box))} voxels",
-        f"features {', '.join(map(str, chosen.channels))}: {len(chosen.channels)} levels end in "
-        f"{times(bottom)} voxels"
-        + ("" if chosen.channels[0] == FEATURES[0] else "; more features do not fit"),
+        f"features {', '.join(map(str, chosen.channels))}: {len(chosen.channels)} levels, of which "
+        f"the lowest has {times(bottom)} voxels{fewer}",
         f"batch {chosen.data * chosen.batch} on a mesh of {chosen.data} × {chosen.space} (data × "
-        "space)" + ("" if chosen.space == 1 else ", as a patch does not fit on one device"),
-        f"the step holds {step_bytes(chosen) / GB:.3g} GB on a device, of which a tenth of "
-        f"{memory_gb:g} GB stays free{end}",
+        f"space){split}",
     ]
 
 

@@ -69,10 +69,10 @@ def test_a_patch_is_split_before_features_go():
     memory = 0.6
     alone, reasons = propose(fingerprint(), memory, 1, Steps())
     assert alone.channels[0] == 8
-    assert "more features do not fit" in reasons[3]
+    assert "more do not fit" in reasons[3]
     shared, reasons = propose(fingerprint(), memory, 8, Steps())
     assert (shared.channels[0], shared.data, shared.space) == (32, 4, 2)
-    assert "does not fit on one device" in reasons[4]
+    assert "does not fit on fewer devices" in reasons[4]
 
 
 def test_what_would_fit_is_said_where_nothing_does():
