@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import jax
 from jax.experimental.multihost_utils import reached_preemption_sync_point
 
+from lung_unet.parallel.distributed import stop_all
+
 _asked = itertools.count(1)  # all processes ask equally often, so this is a clock they share
 
 
@@ -81,7 +83,8 @@ class Preemption:
 
 
 def leave() -> None:
-    """Ends the process with code 0, from any thread."""
+    """Ends the process with code 0, from any thread, and all others of its job."""
     print("preempted: nothing to save; run the same command again to go on")
     sys.stdout.flush()
+    stop_all()
     os._exit(0)
