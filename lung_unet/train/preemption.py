@@ -24,8 +24,8 @@ class Preemption:
     would be lost, and `requested` tells of the signal.
 
     Where jax.distributed runs, JAX answers the signal: it has all processes see `requested` at the
-    same call, so they must all make the same calls, and an exit has to wait for one. `alone`, each
-    process answers for itself there too.
+    same call, so they must all make the same calls, and an exit has to wait for one. Where only one
+    process works and the others wait for it, they are `alone`: whichever gets the signal, all exit.
     """
 
     def __init__(self, alone: bool = False) -> None:

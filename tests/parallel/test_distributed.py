@@ -25,6 +25,7 @@ def on(config: ConfigDict, data: int, space: int, steps: int = 2) -> ConfigDict:
     config = config.copy_and_resolve_references()
     config.mesh.update(data=data, space=space)
     config.data.patch = (16, 8, 8)
+    config.model.convs = 1
     config.train.update(steps=steps, batch_size=4, checkpoint_every=1)
     for name, transform in config.augment.items():
         transform.probability = 0.5 if name in ("flip", "noise") else 0.0

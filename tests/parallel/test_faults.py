@@ -13,9 +13,11 @@ def main(config, prepared, tmp_path):
     flags = {
         "data.dir": prepared, "data.patch": "16,8,8", "data.block": "20,20,20",
         "data.spacing_mm": 4.0, "data.nodule_blocks": 2, "model.channels": "4,8", "mesh.data": 4,
+        "model.convs": 1,
         "optimizer.schedule": "constant", "optimizer.warmup_steps": 0, "optimizer.shard": True,
         "train.batch_size": 4, "train.log_every": 1, "train.checkpoint_every": 1,
         "train.eval_every": 2, "train.validation_patches": 4, "evaluation.window": "16,16,16",
+        "evaluation.overlap": 0.75, "evaluation.mirror_axes": "0,1,2",  # so that it takes seconds
         "timeout_s": 30.0,
     }  # fmt: skip
     for name in config.augment:
