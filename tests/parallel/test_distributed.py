@@ -40,10 +40,11 @@ def test_many_processes_train_as_one_and_go_on_with_each_others_runs(
 ):
     train(on(config, 4, 1, steps=1), dataset, tmp_path / "one 4 1")
     shutil.copytree(tmp_path / "one 4 1", tmp_path / "elastic")  # the job goes on with it
-    runs = [(dataset, tmp_path / "elastic", on(config, 2, 2))]
+    runs = []
     for data, space in MESHES:
         train(on(config, data, space), dataset, tmp_path / f"one {data} {space}")
         runs.append((dataset, tmp_path / f"many {data} {space}", on(config, data, space)))
+    runs.append((dataset, tmp_path / "elastic", on(config, *MESHES[-1])))
     with job(worker(runs), PROCESSES) as processes:
         for number in range(PROCESSES):
             code, errors = processes.end(number)
