@@ -91,7 +91,10 @@ def _fresh(
         params = init()
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
-    return jax.jit(fresh, out_shardings=_layout(init, optimizer, mesh, shard))
+    # It runs once, and LLVM would take twenty times as long to optimise its random draws.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    layout = _layout(init, optimizer, mesh, shard)
+    return jax.jit(fresh, out_shardings=layout, compiler_options=options)
 
 
 def _layout(
