@@ -1,6 +1,7 @@
 """What a plan proposes, and the configuration file that says so."""
 
 import dataclasses
+import json
 import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -90,7 +91,7 @@ def config_text(proposal: Proposal, data: dict[str, Any], title: str, reasons: l
     )
     lines += [line for reason in reasons for line in wrapper.wrap(reason)]
     settings = {f"data.{key}": value for key, value in data.items()} | proposal.settings()
-    body = "\n".join(f"    config.{key} = {value!r}" for key, value in settings.items())
+    body = "\n".join(f"    config.{key} = {_literal(v)}" for key, v in settings.items())
     docstring = "\n".join(lines)
     return f'''"""{docstring}
 """
@@ -101,10 +102,14 @@ from configs import unet3d
 
 
 def get_config() -> ConfigDict:
-    config = unet3d.get_config({proposal.variant!r})
+    config = unet3d.get_config({_literal(proposal.variant)})
 {body}
     return config
 '''
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def times(sizes: Iterable[float]) -> str:

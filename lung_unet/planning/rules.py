@@ -4,6 +4,7 @@ import bisect
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -109,11 +110,13 @@ def window_of(fingerprint: Fingerprint) -> tuple[float, float]:
 
 
 def patches(box: Sequence[float] | np.ndarray) -> list[tuple[int, ...]]:
-    """Patches from 64³ to one that holds a box (voxels), each a step longer along all axes that are
-    shorter than the box."""
+    """Patches from 64³ to one that holds a box (voxels), each a step deeper, or wider, than the one
+    before; height and width are equal where the box allows, as turns by 90° need."""
     ends = [next((edge for edge in EDGES if edge >= size), EDGES[-1]) for size in box]
-    sizes = [tuple(min(edge, end) for end in ends) for edge in EDGES if edge >= SMALLEST]
-    return list(dict.fromkeys(sizes))
+    edges = [edge for edge in EDGES if edge >= SMALLEST]
+    cubes = [[(deep, wide, wide) for deep in (wide, longer)] for wide, longer in pairwise(edges)]
+    sizes = [tuple(map(min, size, ends)) for pair in cubes for size in pair]
+    return list(dict.fromkeys([*sizes, tuple(ends)]))
 
 
 def strides_of(patch: Sequence[int], space: int) -> tuple[tuple[int, ...], ...]:
