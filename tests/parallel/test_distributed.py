@@ -61,6 +61,19 @@ def test_many_processes_train_as_one_and_go_on_with_each_others_runs(
     assert numbers(tmp_path / "many 4 1") == expected
 
 
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_process_that_waits_in_vain_for_another_ends_with_a_line(
+    config, dataset, tmp_path, job, worker, one_line, missing
+):
+    config.timeout_s = 3.0
+    prefixes = [(), ()]
+    prefixes[missing] = ("true",)  # in place of Python
+    with job(worker([(dataset, tmp_path, config)]), prefixes=prefixes) as processes:
+        code, errors = processes.end(1 - missing)
+    assert code == 1
+    one_line(errors, "not all processes of the job came to 127.0.0.1:")
+
+
 def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, encoding="utf-8")
 
