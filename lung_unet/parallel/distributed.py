@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -78,8 +79,10 @@ def job(timeout_s: float) -> Iterator[None]:
     Within it only process 0 prints. What fails in one process ends that process at once, not at the
     end of a wait for the others; `Watch` tells them.
 
+    A process that the others do not join within `timeout_s` ends with a line as well.
+
     Raises:
-      InputError: the others did not come within `timeout_s`.
+      InputError: the environment describes no job that can be.
     """
     global _watch
     found = find_job(os.environ)
@@ -122,16 +125,22 @@ def _join(found: dict[str, Any], timeout_s: float) -> Watch:
         if process:
             tunnel = Tunnel(coordinator, timeout_s / 2, watch.lost)
             found = found | {"coordinator_address": tunnel.address}
+        late = (
+            f"not all processes of the job came to {coordinator} within config.timeout_s = "
+            f"{seconds}; see whether all were started, and the outputs of the others"
+        )
+        alarm = threading.Timer(seconds, watch.leave, (late,))
+        alarm.daemon = True
+        alarm.start()
         jax.distributed.initialize(
             **found,
-            initialization_timeout=seconds,
+            initialization_timeout=2 * seconds,  # at which JAX aborts
             heartbeat_timeout_seconds=seconds,
             shutdown_timeout_seconds=seconds,
         )
+        alarm.cancel()
     except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"not all processes of the job came within config.timeout_s = {seconds}: {error}"
-        ) from error
+        raise InputError(f"the processes of the job did not find each other: {error}") from error
     watch.start(_client(), gather("host", socket.gethostname()))
     return watch
 

@@ -26,7 +26,7 @@ def on(config: ConfigDict, data: int, space: int, steps: int = 2) -> ConfigDict:
     config.mesh.update(data=data, space=space)
     config.data.patch = (16, 8, 8)
     config.model.convs = 1
-    config.train.update(steps=steps, batch_size=4, checkpoint_every=1)
+    config.train.update(steps=steps, batch_size=4, checkpoint_every=1, eval_every=1)
     for name, transform in config.augment.items():
         transform.probability = 0.5 if name in ("flip", "noise") else 0.0
     config.optimizer.schedule = "constant"
@@ -51,7 +51,7 @@ def test_many_processes_train_as_one_and_go_on_with_each_others_runs(
             assert code == 0, f"process {number}: {errors}"
     for data, space in MESHES:
         one, many = (numbers(tmp_path / f"{who} {data} {space}") for who in ("one", "many"))
-        assert len(one) == 6 and many == pytest.approx(one, rel=1e-6)
+        assert len(one) == 8 and many == pytest.approx(one, rel=1e-6)
         assert list((tmp_path / f"many {data} {space}" / "tensorboard").iterdir())
     expected = pytest.approx(numbers(tmp_path / "one 4 1"), rel=1e-4)
     assert numbers(tmp_path / "elastic") == expected
@@ -59,6 +59,19 @@ def test_many_processes_train_as_one_and_go_on_with_each_others_runs(
         train(on(config, 4, 1, steps=3), dataset, tmp_path / f"{who} 4 1")
     expected = pytest.approx(numbers(tmp_path / "one 4 1"), rel=1e-6)
     assert numbers(tmp_path / "many 4 1") == expected
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_process_that_waits_in_vain_for_another_ends_with_a_line(
+    config, dataset, tmp_path, job, worker, one_line, missing
+):
+    config.timeout_s = 3.0
+    prefixes = [(), ()]
+    prefixes[missing] = ("true",)  # in place of Python
+    with job(worker([(dataset, tmp_path, config)]), prefixes=prefixes) as processes:
+        code, errors = processes.end(1 - missing)
+    assert code == 1
+    one_line(errors, "not all processes of the job came to 127.0.0.1:")
 
 
 def ip(*arguments: str) -> None:
@@ -110,7 +123,7 @@ def test_hosts_train_as_one_and_each_names_the_other_when_the_cable_is_cut(
         ip("-n", names[0], "link", "set", "cable", "down")
         for number in range(2):
             code, errors = processes.end(number)
-            assert code == 1
+            assert code == 1, errors
             one_line(errors, f"process {1 - number} on 10.77.0.{2 - number} died, or its host")
     assert numbers(tmp_path / "many") == pytest.approx(numbers(tmp_path / "one"), rel=1e-6)
 
