@@ -69,6 +69,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.momentum = 0.99  # sgd
     config.optimizer.weight_decay = 3e-5
     config.optimizer.clip_norm = 12.0  # of the gradient
+    # Decay of the weights' moving average, which validates and predicts; 0: there is none.
+    config.optimizer.ema = 0.999
     config.optimizer.shard = False  # split its state over config.mesh.data (ZeRO-1)
 
     # nnU-Net's probabilities and ranges, with turns by 90° and shifts of brightness on top.
@@ -149,6 +151,7 @@ def _smoke(config: ConfigDict) -> None:
 def _mlperf(config: ConfigDict) -> None:
     """MLPerf Training's unet3d: 128³, batch 7 a device, five levels."""
     config.train.batch_size = 7
+    config.optimizer.ema = 0.0
 
 
 def _nnunet(config: ConfigDict) -> None:
@@ -163,6 +166,7 @@ def _nnunet(config: ConfigDict) -> None:
     config.optimizer.learning_rate = 1e-2
     config.optimizer.schedule = "poly"
     config.optimizer.warmup_steps = 0
+    config.optimizer.ema = 0.0
     config.train.steps = 250_000
 
 
@@ -176,6 +180,7 @@ def _peer_cpu(config: ConfigDict) -> None:
     config.optimizer.learning_rate = 1e-2
     config.optimizer.schedule = "poly"
     config.optimizer.warmup_steps = 0
+    config.optimizer.ema = 0.0
     config.evaluation.window = (96, 96, 96)
     config.evaluation.batch_size = 1
 

@@ -247,7 +247,7 @@ def workdir(config, dataset, tmp_path) -> pathlib.Path:
     folder = tmp_path / "run"
     config.evaluation.update(threshold=0.3, candidate_threshold=0.1, min_diameter_mm=3.0)
     runs.claim(folder, config, dataset)
-    state = init_state(make_apply(config)[1], make_optimizer(config), make_mesh(config))
+    state = init_state(config, make_apply(config)[1], make_optimizer(config), make_mesh(config))
     checkpoints = Checkpoints(folder / "checkpoints", write=True)
     checkpoints.save(state, {}, {"loss": 1.0, "dice": 0.5})
     checkpoints.wait()

@@ -98,7 +98,7 @@ class Checkpoints:
     def _save(self, step: int, state: TrainState, position: dict, scores: dict | None) -> None:
         self._clear()
         items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),  # alone, for those that only predict
+            params=ocp.args.StandardSave(state.weights),  # alone, for those that only predict
             rest=ocp.args.StandardSave(_rest(state)),
             data=ocp.args.JsonSave(position),
         )
@@ -171,7 +171,7 @@ class Checkpoints:
         """
         self._settle()
         items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(_abstract(like.params)),
+            params=ocp.args.StandardRestore(_abstract(like.weights)),
             rest=ocp.args.StandardRestore(_abstract(_rest(like))),
             data=ocp.args.JsonRestore(),
         )
@@ -179,7 +179,7 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 found = self._manager.restore(step, args=items)
-                state = type(like)(params=found["params"], **found["rest"])
+                state = type(like)(**{"ema": None, **found["rest"], _kept(like): found["params"]})
                 if int(state.step) != step:
                     raise ValueError(f"it holds step {int(state.step)}")
             except Exception as error:  # whatever garbled bytes lead to
@@ -222,9 +222,14 @@ class Checkpoints:
             ) from error
 
 
+def _kept(state: TrainState) -> str:
+    """Which field of a state predicts."""
+    return "params" if state.ema is None else "ema"
+
+
 def _rest(state: TrainState) -> dict:
-    """Everything of a state but the parameters."""
-    names = [f.name for f in dataclasses.fields(state) if f.name != "params"]
+    """Everything of a state but what predicts."""
+    names = {f.name for f in dataclasses.fields(state)} - {"ema", _kept(state)}
     return {name: getattr(state, name) for name in names}
 
 

@@ -73,7 +73,7 @@ class Trainer:
         self.apply, self.init = make_apply(config)
         self.optimizer = make_optimizer(config)
         self.schedule = make_schedule(config)
-        self.abstract = abstract_state(self.init, self.optimizer, self.mesh, config.optimizer.shard)
+        self.abstract = abstract_state(config, self.init, self.optimizer, self.mesh)
         self.validation = validation_batches(
             dataset,
             patch=tuple(config.data.patch),
@@ -93,7 +93,7 @@ class Trainer:
     @functools.cached_property
     def validation_step(self) -> jax.stages.Compiled:
         step = make_validation_step(self.config, self.apply, self.mesh)
-        return self.compiled(step, self.abstract.params)
+        return self.compiled(step, self.abstract.weights)
 
     def compiled(self, step, like) -> jax.stages.Compiled:
         batch = put_batch(self.validation[0], self.mesh)  # of the same shape as those of training
@@ -129,7 +129,7 @@ class Trainer:
                 if self.due(step, c.eval_every) and not writer.holds(step, "validation/dice"):
                     check_finite(pending)
                     with meter.paused(), goodput.spending("evaluation"):
-                        scores = self.validate(state.params, preemption, watch)
+                        scores = self.validate(state.weights, preemption, watch)
                 if scores:
                     if step == saved:
                         checkpoints.score(step, scores)
@@ -188,8 +188,7 @@ class Trainer:
         found = self.checkpoints.restore(self.abstract)
         if found is None:
             self.goodput.restored(0)
-            shard = self.config.optimizer.shard
-            return init_state(self.init, self.optimizer, self.mesh, shard), batches
+            return init_state(self.config, self.init, self.optimizer, self.mesh), batches
         state, position = found
         batches.set_state(position)
         self.goodput.restored(int(state.step))

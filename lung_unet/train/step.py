@@ -25,13 +25,17 @@ from lung_unet.parallel.mesh import (
     split_over_data,
 )
 from lung_unet.train.augment import augment, window
+from lung_unet.train.optimizer import ema_decay
 
 Batch = dict[str, jax.Array]
 Apply = Callable[..., Any]
+Init = Callable[[], dict]
 
 
 @partial(
-    jax.tree_util.register_dataclass, data_fields=("step", "params", "opt_state"), meta_fields=()
+    jax.tree_util.register_dataclass,
+    data_fields=("step", "params", "opt_state", "ema"),
+    meta_fields=(),
 )
 @dataclasses.dataclass(frozen=True)
 class TrainState:
@@ -40,9 +44,15 @@ class TrainState:
     step: jax.Array
     params: dict
     opt_state: optax.OptState
+    ema: dict | None  # the parameters' moving average, where `config.optimizer.ema` asks for one
+
+    @property
+    def weights(self) -> dict:
+        """The parameters to validate and predict with."""
+        return self.params if self.ema is None else self.ema
 
 
-def make_apply(config: ConfigDict) -> tuple[Apply, Callable[[], dict]]:
+def make_apply(config: ConfigDict) -> tuple[Apply, Init]:
     """(apply, init): apply(params, images) → logits, and init() → fresh parameters.
 
     The module is built once and split; from there on parameters are plain nested dicts. As in Flax,
@@ -63,45 +73,31 @@ def make_apply(config: ConfigDict) -> tuple[Apply, Callable[[], dict]]:
 
 
 def init_state(
-    init: Callable[[], dict],
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    shard: bool = False,
+    config: ConfigDict, init: Init, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """The state at step 0, on every device of the mesh; `shard` splits the optimizer's over `data`
-    (ZeRO-1: Rajbhandari et al. 2020, arXiv 1910.02054)."""
-    return _fresh(init, optimizer, mesh, shard)()
+    """The state at step 0, on every device of the mesh; `config.optimizer.shard` splits the
+    optimizer's and the average over `data` (ZeRO-1: Rajbhandari et al. 2020, arXiv 1910.02054)."""
+    return _fresh(config, init, optimizer, mesh)()
 
 
 def abstract_state(
-    init: Callable[[], dict],
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    shard: bool = False,
+    config: ConfigDict, init: Init, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """Shapes, types and shardings of the state; nothing is compiled or computed."""
-    return _fresh(init, optimizer, mesh, shard).eval_shape()
+    return _fresh(config, init, optimizer, mesh).eval_shape()
 
 
-def _fresh(
-    init: Callable[[], dict], optimizer: optax.GradientTransformation, mesh: Mesh, shard: bool
-):
+def _fresh(config: ConfigDict, init: Init, optimizer: optax.GradientTransformation, mesh: Mesh):
     def fresh() -> TrainState:
         params = init()
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        ema = jax.tree.map(jnp.copy, params) if config.optimizer.ema else None
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
 
-    return jax.jit(fresh, out_shardings=_layout(init, optimizer, mesh, shard))
-
-
-def _layout(
-    init: Callable[[], dict], optimizer: optax.GradientTransformation, mesh: Mesh, shard: bool
-) -> Any:
-    """Shardings of the state."""
-    whole: Any = NamedSharding(mesh, REPLICATED)
-    if not shard:
-        return whole
-    opt_state = jax.eval_shape(lambda: optimizer.init(init()))
-    return TrainState(whole, whole, split_over_data(opt_state, mesh))
+    layout: Any = NamedSharding(mesh, REPLICATED)
+    if config.optimizer.shard:
+        state = jax.eval_shape(fresh)
+        layout = TrainState(layout, layout, *split_over_data((state.opt_state, state.ema), mesh))
+    return jax.jit(fresh, out_shardings=layout)
 
 
 def targets_of(labels: jax.Array, data: ConfigDict) -> tuple[jax.Array, jax.Array]:
@@ -123,7 +119,8 @@ def make_train_step(
     """
     loss_of = at_all_levels(make_loss(config))
     replicated = NamedSharding(mesh, REPLICATED)
-    layout = _layout(make_apply(config)[1], optimizer, mesh, config.optimizer.shard)
+    state = abstract_state(config, make_apply(config)[1], optimizer, mesh)
+    layout = jax.tree.map(lambda x: x.sharding, state)
     inner = NamedSharding(mesh, BATCH_AND_DEPTH)
     # Augmentation gathers across the whole patch, so it runs before depth is split.
     augment_local = jax.shard_map(
@@ -153,8 +150,10 @@ def make_train_step(
             grads = _summed(lambda part: weighted(state.params, part), parts)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        rate = 1 - ema_decay(config, state.step)
+        ema = None if state.ema is None else optax.incremental_update(params, state.ema, rate)
         metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return jax.jit(
         step,
@@ -178,11 +177,14 @@ def _summed(function: Callable[[Any], Any], parts: Any) -> Any:
 def make_validation_step(
     config: ConfigDict, apply: Apply, mesh: Mesh
 ) -> Callable[[dict, Batch], dict[str, jax.Array]]:
-    """The compiled validation: (params, batch) → loss and the counts that Dice is made of."""
+    """The compiled validation: (params, batch) → loss and the counts that Dice is made of.
+
+    Parameters may lie as they like, an average split over `data` as well.
+    """
     loss_of = make_loss(config)
-    replicated = NamedSharding(mesh, REPLICATED)
 
     def step(params: dict, batch: Batch) -> dict[str, jax.Array]:
+        params = jax.lax.with_sharding_constraint(params, NamedSharding(mesh, REPLICATED))
         images = window(batch["hu"], config.data.window_hu)[..., None]
         images = jax.lax.with_sharding_constraint(images, NamedSharding(mesh, BATCH_AND_DEPTH))
         targets, weights = targets_of(batch["labels"], config.data)
@@ -196,4 +198,4 @@ def make_validation_step(
             "true": jnp.sum(true),
         }
 
-    return jax.jit(step, in_shardings=(replicated, NamedSharding(mesh, BATCH)))
+    return jax.jit(step, in_shardings=(None, NamedSharding(mesh, BATCH)))
