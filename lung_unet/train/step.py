@@ -21,6 +21,7 @@ from lung_unet.parallel.mesh import (
     BATCH,
     BATCH_AND_DEPTH,
     REPLICATED,
+    from_parts,
     in_parts,
     split_over_data,
 )
@@ -113,6 +114,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled step: (state, batch) → (state, metrics). The state's memory is reused.
 
+    Metrics are loss and grad_norm; where hard negatives are mined also, for each patch of the
+    batch, its block and false_positives: the probability outside the truth, summed over voxels.
+
     With `config.train.accumulate` the network sees the batch in parts, twice: forward, for the sums
     that the loss is made of, then both ways, weighted with the loss's derivatives by these sums. So
     loss and gradient are the batch's, of Dice too, for a third more computation.
@@ -135,24 +139,32 @@ def make_train_step(
         labels = jax.lax.with_sharding_constraint(labels, inner)
         voxels = images, *targets_of(labels, config.data)
 
-        def sums(params: dict, voxels: tuple) -> Sums:
+        def sums(params: dict, voxels: tuple) -> tuple[Sums, jax.Array]:
             images, targets, weights = voxels
-            levels = apply(params, images, method=UNet.all_levels)
-            return loss_of.sums([logits[..., 0] for logits in levels], targets, weights)
+            levels = [x[..., 0] for x in apply(params, images, method=UNet.all_levels)]
+            wrong = jnp.sum(jax.nn.sigmoid(levels[0]) * (1 - targets) * weights, (1, 2, 3))
+            return loss_of.sums(levels, targets, weights), wrong
+
+        def whole(params: dict) -> tuple[jax.Array, jax.Array]:
+            total, wrong = sums(params, voxels)
+            return loss_of.of(total), wrong
 
         if config.train.accumulate == 1:
-            loss, grads = jax.value_and_grad(lambda p: loss_of.of(sums(p, voxels)))(state.params)
+            (loss, wrong), grads = jax.value_and_grad(whole, has_aux=True)(state.params)
         else:
             parts = jax.tree.map(lambda x: in_parts(x, config.train.accumulate, mesh), voxels)
-            total = _summed(lambda part: sums(state.params, part), parts)
+            total, wrong = _summed(lambda part: sums(state.params, part), parts)
             loss, slopes = jax.value_and_grad(loss_of.of)(total)
-            weighted = jax.grad(lambda p, part: optax.tree.vdot(slopes, sums(p, part)))
-            grads = _summed(lambda part: weighted(state.params, part), parts)
+            weighted = jax.grad(lambda p, part: optax.tree.vdot(slopes, sums(p, part)[0]))
+            grads, _ = _summed(lambda part: (weighted(state.params, part), None), parts)
+            wrong = from_parts(wrong, mesh)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         rate = 1 - ema_decay(config, state.step)
         ema = None if state.ema is None else optax.incremental_update(params, state.ema, rate)
         metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        if config.data.mining.every:
+            metrics |= {"block": batch["block"], "false_positives": wrong}
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return jax.jit(
@@ -163,15 +175,16 @@ def make_train_step(
     )
 
 
-def _summed(function: Callable[[Any], Any], parts: Any) -> Any:
-    """The sum of what a function makes of each part, one after the other."""
-    like = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+def _summed(function: Callable[[Any], tuple[Any, Any]], parts: Any) -> tuple[Any, Any]:
+    """(sum, stack) of the two values that a function has of each part, one after the other."""
+    like, _ = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
 
-    def add(total: Any, part: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, function(part)), None
+    def add(total: Any, part: Any) -> tuple[Any, Any]:
+        value, other = function(part)
+        return jax.tree.map(jnp.add, total, value), other
 
-    return jax.lax.scan(add, nothing, parts)[0]
+    return jax.lax.scan(add, nothing, parts)
 
 
 def make_validation_step(
