@@ -38,6 +38,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.window_hu = (-1000.0, 400.0)  # mapped to -1 … 1
     config.data.patch = (128, 128, 128)  # voxels (z, y, x)
     config.data.nodule_fraction = 0.5  # of patches; nnU-Net's rate is a third to a half
+    # Every so many steps (0: never), this share of the background is from then on drawn in
+    # proportion to false positives. Training steps yield these: the network is run no more often;
+    # only what was read ahead is read anew, a fraction of a step each time.
+    config.data.mining = {"every": 0, "fraction": 0.5}
     config.data.label = "consensus"  # consensus, any, soft: see data/labels.py
     config.data.consensus = 2  # readers that must agree on a voxel: LIDC's usual 50%
     config.data.threads = 8  # that read, decode and crop
@@ -75,6 +79,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.momentum = 0.99  # sgd
     config.optimizer.weight_decay = 3e-5
     config.optimizer.clip_norm = 12.0  # of the gradient
+    # Decay of the weights' moving average, which validates and predicts; 0: there is none.
+    config.optimizer.ema = 0.999
     config.optimizer.shard = False  # split its state over config.mesh.data (ZeRO-1)
 
     # nnU-Net's probabilities and ranges, with turns by 90° and shifts of brightness on top.
@@ -155,6 +161,7 @@ def _smoke(config: ConfigDict) -> None:
 def _mlperf(config: ConfigDict) -> None:
     """MLPerf Training's unet3d: 128³, batch 7 a device, five levels."""
     config.train.batch_size = 7
+    config.optimizer.ema = 0.0
 
 
 def _nnunet(config: ConfigDict) -> None:
@@ -169,6 +176,7 @@ def _nnunet(config: ConfigDict) -> None:
     config.optimizer.learning_rate = 1e-2
     config.optimizer.schedule = "poly"
     config.optimizer.warmup_steps = 0
+    config.optimizer.ema = 0.0
     config.train.steps = 250_000
 
 
@@ -197,6 +205,7 @@ def _peer_cpu(config: ConfigDict) -> None:
     config.optimizer.learning_rate = 1e-2
     config.optimizer.schedule = "poly"
     config.optimizer.warmup_steps = 0
+    config.optimizer.ema = 0.0
     config.evaluation.window = (96, 96, 96)
     config.evaluation.batch_size = 1
 

@@ -252,7 +252,7 @@ def make_run(dataset, tmp_path) -> Callable[[str, ConfigDict], pathlib.Path]:
         folder = tmp_path / name
         config.evaluation.update(threshold=0.3, candidate_threshold=0.1, min_diameter_mm=3.0)
         runs.claim(folder, config, dataset)
-        state = init_state(make_apply(config)[1], make_optimizer(config), make_mesh(config))
+        state = init_state(config, make_apply(config)[1], make_optimizer(config), make_mesh(config))
         checkpoints = Checkpoints(folder / "checkpoints", write=True)
         checkpoints.save(state, {}, {"loss": 1.0, "dice": 0.5})
         checkpoints.wait()

@@ -109,7 +109,7 @@ class Checkpoints:
         state = jax.device_get(state)
         step = int(state.step)
         items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),  # alone, for those that only predict
+            params=ocp.args.StandardSave(state.weights),  # alone, for those that only predict
             rest=ocp.args.StandardSave(_rest(state)),
             data=ocp.args.JsonSave(position),
         )
@@ -179,7 +179,7 @@ class Checkpoints:
         """
         self._settle()
         items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(_abstract(like.params)),
+            params=ocp.args.StandardRestore(_abstract(like.weights)),
             rest=ocp.args.StandardRestore(_abstract(_rest(like))),
             data=ocp.args.JsonRestore(),
         )
@@ -189,7 +189,7 @@ class Checkpoints:
             reason, state, position = "", like, {}
             try:
                 found = self._manager.restore(step, args=items)
-                state = type(like)(params=found["params"], **found["rest"])
+                state = type(like)(**{"ema": None, **found["rest"], _kept(like): found["params"]})
                 position = found["data"]
                 if int(state.step) != step:
                     raise ValueError(f"it holds step {int(state.step)}")
@@ -242,9 +242,14 @@ class Checkpoints:
             ) from error
 
 
+def _kept(state: TrainState) -> str:
+    """Which field of a state predicts."""
+    return "params" if state.ema is None else "ema"
+
+
 def _rest(state: TrainState) -> dict:
-    """Everything of a state but the parameters."""
-    names = [f.name for f in dataclasses.fields(state) if f.name != "params"]
+    """Everything of a state but what predicts."""
+    names = {f.name for f in dataclasses.fields(state)} - {"ema", _kept(state)}
     return {name: getattr(state, name) for name in names}
 
 

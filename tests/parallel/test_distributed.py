@@ -31,6 +31,7 @@ def on(config: ConfigDict, data: int, space: int, steps: int = 2) -> ConfigDict:
         transform.probability = 0.5 if name in ("flip", "noise") else 0.0
     config.optimizer.schedule = "constant"
     config.optimizer.shard = data == 4  # saved whole, read in parts
+    config.data.mining.every = 1
     config.timeout_s = 60.0
     return config
 
