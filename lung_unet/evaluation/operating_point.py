@@ -12,11 +12,13 @@ min_diameter_mm       of what is kept of mask and marks: together, the highest C
 import dataclasses
 import json
 import pathlib
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
 from lung_unet import workdir as runs
 from lung_unet.data.manifest import Dataset
+from lung_unet.data.records import ScanRecord
 from lung_unet.errors import InputError
 from lung_unet.evaluation.operating_search import GRID, best, examine
 from lung_unet.evaluation.resume import each_scan, made_with
@@ -54,7 +56,12 @@ def operating_point(workdir: pathlib.Path, config: ConfigDict, step: int) -> Ope
 
 
 def choose(
-    predictor: Predictor, config: ConfigDict, dataset: Dataset, workdir: pathlib.Path, step: int
+    predictor: Predictor,
+    config: ConfigDict,
+    dataset: Dataset,
+    workdir: pathlib.Path,
+    step: int,
+    view: Callable[[ScanRecord], ScanRecord] = lambda record: record,
 ) -> OperatingPoint:
     """As `operating_point`, but chooses and stores what is not there yet.
 
@@ -73,7 +80,7 @@ def choose(
         "validation",
         workdir / "evaluation" / "operating_point",
         settings,
-        lambda record: examine(predictor, config, record, values),
+        lambda record: examine(predictor, config, view(record), values),
         "choose thresholds",
     )
     chosen, scores = best(scans, values)

@@ -3,7 +3,7 @@
 import csv
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from lung_unet import __version__
 from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import Dataset
+from lung_unet.data.records import ScanRecord
 from lung_unet.data.tables import COLUMNS
 from lung_unet.evaluation.operating_point import OperatingPoint, choose
 from lung_unet.evaluation.pictures import Picture
@@ -33,20 +34,24 @@ def evaluate_split(
     split: str,
     workdir: pathlib.Path,
     step: int,
+    view: Callable[[ScanRecord], ScanRecord] = lambda record: record,
+    about: dict[str, str] | None = None,
 ) -> dict:
     """Scores every scan of a split and writes all that lung_unet.evaluate writes.
 
     Returns what metrics.json holds. Overlap and surfaces are taken on each scan's own grid. Scans
-    that were scored before, with the same checkpoint and settings, are not scored again.
+    that were scored before, with the same checkpoint and settings, are not scored again. A
+    predictor that works on another grid than the dataset's is given the volume of the record that
+    `view` returns. What the report says `about` the model is by default `about_model`.
     """
-    point = choose(predictor, config, dataset, workdir, step)
+    point = choose(predictor, config, dataset, workdir, step, view)
     settings = made_with(workdir, config, identity(dataset), step) | {"point": vars(point)}
     scored = each_scan(
         dataset,
         split,
         folder_of(workdir, split),
         settings,
-        lambda record: score_scan(predictor, config, record, point),
+        lambda record: score_scan(predictor, config, view(record), point),
         "evaluate",
     )
     froc = froc_of(scored)
@@ -71,7 +76,7 @@ def evaluate_split(
         nodules=nodules,
         pictures=[Picture.from_json(p) for scan in scored for p in scan["pictures"]],
         curves=read_rows(workdir / JSONL),
-        facts=facts(config, dataset, step, point),
+        facts=(about or about_model(config, dataset, step)) | facts(config, dataset, point),
         froc=froc,
     )
     return metrics
@@ -101,22 +106,28 @@ def write_marks(workdir: pathlib.Path, scored: list[dict]) -> None:
     write_text(folder / "seriesuids.csv", "".join(f"{s['series_uid']}\n" for s in scored))
 
 
-def facts(config: ConfigDict, dataset: Dataset, step: int, point: OperatingPoint) -> dict[str, str]:
-    """What a reader of the report wants to know of the run."""
-    counts = dataset.manifest["counts"]
+def about_model(config: ConfigDict, dataset: Dataset, step: int) -> dict[str, str]:
+    """What a reader of the report wants to know of the model."""
     device = jax.devices()[0]
     return {
         "Configuration": config.variant or "default",
-        "Dataset": f"{dataset.folder.name}: {counts['scans']} scans, {counts['nodules']} nodules",
         "Spacing": f"{dataset.spacing_mm:g} mm",
         "Patch": " × ".join(map(str, config.data.patch)),
         "Channels": " ".join(map(str, config.model.channels)),
-        "Truth": f"voxels that {agreement(config.data)} or more readers outlined",
         "Checkpoint": f"step {step} of {config.train.steps}",
-        "Mask": f"probability above {point.threshold:g}, regions from {point.min_diameter_mm:g} mm",
-        "FROC's marks": f"regions above {point.candidate_threshold:g} as well",
         "Device": f"{jax.device_count()} × {device.device_kind}",
         "Versions": f"lung_unet {__version__}, jax {jax.__version__}",
+    }
+
+
+def facts(config: ConfigDict, dataset: Dataset, point: OperatingPoint) -> dict[str, str]:
+    """What a reader of the report wants to know of how it was scored."""
+    counts = dataset.manifest["counts"]
+    return {
+        "Dataset": f"{dataset.folder.name}: {counts['scans']} scans, {counts['nodules']} nodules",
+        "Truth": f"voxels that {agreement(config.data)} or more readers outlined",
+        "Mask": f"probability above {point.threshold:g}, regions from {point.min_diameter_mm:g} mm",
+        "FROC's marks": f"regions above {point.candidate_threshold:g} as well",
     }
 
 
