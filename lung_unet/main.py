@@ -42,7 +42,7 @@ def run_job(start: float) -> None:
     from lung_unet.train.goodput import Goodput
     from lung_unet.train.loop import train
     from lung_unet.train.preemption import Preemption
-    from lung_unet.workdir import claim
+    from lung_unet.workdir import claim, load
 
     config, first = _CONFIG.value, jax.process_index() == 0
     if _PRINT_MODEL.value:
@@ -61,7 +61,7 @@ def run_job(start: float) -> None:
         return
     with Preemption(alone=True), goodput.spending("evaluation"):
         if first:
-            metrics = evaluate(workdir, config, dataset, "test")
+            metrics = evaluate([load(workdir)], dataset, "test", workdir)
         distributed.wait("evaluation")
     if not first:
         return

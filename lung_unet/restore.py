@@ -1,19 +1,47 @@
-"""A trained model out of its workdir."""
+"""A trained model out of its workdir, or several as one."""
 
+import json
 import pathlib
+from collections.abc import Sequence
 
 import jax
 from flax import nnx
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
+from lung_unet.command import frozen
 from lung_unet.errors import InputError
+from lung_unet.evaluation.ensemble import Ensemble, Predict
 from lung_unet.evaluation.session import BACKENDS, session_apply
 from lung_unet.evaluation.sliding_window import Predictor
 from lung_unet.model import unet
 from lung_unet.parallel.mesh import REPLICATED, make_local_mesh
 from lung_unet.train.checkpoint import Checkpoints
 from lung_unet.train.step import make_apply
+from lung_unet.workdir import Run
+
+
+def restore_runs(runs: Sequence[Run], backend: str = "jax") -> tuple[Predict, list[int]]:
+    """(predictor, steps) of the runs' best checkpoints: a run's own, or the mean of several.
+
+    Runs of one network and geometry share one compiled program.
+
+    Raises:
+      InputError: as `restore_predictor`.
+    """
+    restored = [restore_predictor(run.workdir, run.config, backend) for run in runs]
+    predictors, steps = [p for p, _ in restored], [step for _, step in restored]
+    if len(runs) == 1:
+        return predictors[0], steps
+    if backend == "jax":  # elsewhere the weights are part of the program
+        programs: dict[str, Predictor] = {}
+        for number, (run, predictor) in enumerate(zip(runs, predictors, strict=True)):
+            c = run.config
+            parts = [frozen(part) for part in (c.model, c.evaluation, c.mesh)]
+            program = json.dumps([*parts, list(c.data.patch), list(c.data.window_hu)])
+            like = programs.setdefault(program, predictor)
+            predictors[number] = like.with_params(predictor.params)
+    return Ensemble(predictors), steps
 
 
 def restore_predictor(

@@ -56,7 +56,7 @@ def test_a_folder_of_everything(run, make_scan, write_series, personal, tmp_path
     write_image(inputs / "scaled.nii.gz", np.clip(hu, 0, 255), grid)
 
     with pytest.raises(InputError, match="2 of 6 scans failed"):
-        predict.predict(folder, inputs, out)
+        predict.predict([folder], inputs, out)
 
     assert len(restored) == 1
     said = capsys.readouterr().err.strip().splitlines()
@@ -85,7 +85,7 @@ def test_one_scan_that_fails_is_the_error_itself(run, tmp_path, capsys):
     folder, _ = run
     (tmp_path / "broken.nii.gz").write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"broken\.nii\.gz"):
-        predict.predict(folder, tmp_path / "broken.nii.gz", tmp_path / "out")
+        predict.predict([folder], tmp_path / "broken.nii.gz", tmp_path / "out")
     assert capsys.readouterr().err == ""
     assert not (tmp_path / "out").exists()
 
@@ -96,4 +96,4 @@ def test_an_output_that_cannot_be_written_is_one_error(run, make_scan, tmp_path)
     write_image(tmp_path / "a.mha", hu, grid)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
-        predict.predict(folder, tmp_path / "a.mha", tmp_path / "file" / "out")
+        predict.predict([folder], tmp_path / "a.mha", tmp_path / "file" / "out")

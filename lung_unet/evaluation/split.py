@@ -14,38 +14,40 @@ from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.records import ScanRecord
 from lung_unet.data.tables import COLUMNS
+from lung_unet.evaluation.charts import Rows
+from lung_unet.evaluation.ensemble import Predict
 from lung_unet.evaluation.operating_point import OperatingPoint, choose
 from lung_unet.evaluation.pictures import Picture
 from lung_unet.evaluation.report import write_report
 from lung_unet.evaluation.resume import each_scan, folder_of, made_with
 from lung_unet.evaluation.scoring import score_scan
-from lung_unet.evaluation.sliding_window import Predictor
 from lung_unet.evaluation.strata import stratify
 from lung_unet.evaluation.summary import froc_of, summarise
 from lung_unet.files import atomic_path, write_text
 from lung_unet.train.writer import JSONL, read_rows
-from lung_unet.workdir import identity
 
 
 def evaluate_split(
-    predictor: Predictor,
+    predictor: Predict,
     config: ConfigDict,
     dataset: Dataset,
     split: str,
     workdir: pathlib.Path,
-    step: int,
+    members: Sequence[dict],
     view: Callable[[ScanRecord], ScanRecord] = lambda record: record,
     about: dict[str, str] | None = None,
 ) -> dict:
-    """Scores every scan of a split and writes all that lung_unet.evaluate writes.
+    """Scores every scan of a split and writes to the workdir all that lung_unet.evaluate writes.
 
     Returns what metrics.json holds. Overlap and surfaces are taken on each scan's own grid. Scans
-    that were scored before, with the same checkpoint and settings, are not scored again. A
-    predictor that works on another grid than the dataset's is given the volume of the record that
-    `view` returns. What the report says `about` the model is by default `about_model`.
+    that were scored before, with the same `members` (resume.py:member) and settings, are not scored
+    again. The predictor is any function of HU and lungs to probability; `members` say all that it
+    depends on, each with the `step` of a checkpoint. One that works on another grid than the
+    dataset's is given the volume of the record that `view` returns. What the report says `about`
+    the model is by default `about_model`.
     """
-    point = choose(predictor, config, dataset, workdir, step, view)
-    settings = made_with(workdir, config, identity(dataset), step) | {"point": vars(point)}
+    point = choose(predictor, config, dataset, workdir, members, view)
+    settings = made_with(config, dataset, members) | {"point": vars(point)}
     scored = each_scan(
         dataset,
         split,
@@ -54,15 +56,42 @@ def evaluate_split(
         lambda record: score_scan(predictor, config, view(record), point),
         "evaluate",
     )
+    return write_results(
+        workdir,
+        split,
+        scored,
+        [point.threshold] * len(scored),
+        {
+            "thresholds": vars(point),
+            "split": split,
+            "step": one_or_all([m["step"] for m in members]),
+        },
+        (about or about_model(config, dataset, members)) | facts(config, dataset, point),
+        read_rows(workdir / JSONL),
+    )
+
+
+def one_or_all(values: Sequence[Any]) -> Any:
+    """The value where there is one alone, else all."""
+    return values[0] if len(values) == 1 else list(values)
+
+
+def write_results(
+    workdir: pathlib.Path,
+    split: str,
+    scored: list[dict],
+    thresholds: Sequence[float],
+    about: dict[str, Any],
+    facts: dict[str, str],
+    curves: Rows,
+) -> dict:
+    """Writes metrics.json, tables, files for FROC and report of scans as `score_scan` gives them.
+
+    `thresholds` are those of each scan's mask; `about` goes into metrics.json, which is returned.
+    """
     froc = froc_of(scored)
     nodules = [n["facts"] | n["metrics"] for scan in scored for n in scan["nodules"]]
-    metrics = {
-        **summarise(scored, froc, point.threshold),
-        "strata": stratify(nodules),
-        "thresholds": vars(point),
-        "split": split,
-        "step": step,
-    }
+    metrics = {**summarise(scored, froc, thresholds), "strata": stratify(nodules), **about}
     scans = [scan_row(scan) for scan in scored]
     write_text(workdir / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
     write_rows(workdir / "scans.csv", scans)
@@ -75,8 +104,8 @@ def evaluate_split(
         scans=scans,
         nodules=nodules,
         pictures=[Picture.from_json(p) for scan in scored for p in scan["pictures"]],
-        curves=read_rows(workdir / JSONL),
-        facts=(about or about_model(config, dataset, step)) | facts(config, dataset, point),
+        curves=curves,
+        facts=facts,
         froc=froc,
     )
     return metrics
@@ -106,15 +135,21 @@ def write_marks(workdir: pathlib.Path, scored: list[dict]) -> None:
     write_text(folder / "seriesuids.csv", "".join(f"{s['series_uid']}\n" for s in scored))
 
 
-def about_model(config: ConfigDict, dataset: Dataset, step: int) -> dict[str, str]:
-    """What a reader of the report wants to know of the model."""
+def about_model(config: ConfigDict, dataset: Dataset, members: Sequence[dict]) -> dict[str, str]:
+    """What a reader of the report wants to know of the model, or of those that are averaged."""
     device = jax.devices()[0]
-    return {
+    steps = ", ".join(str(m["step"]) for m in members)
+    network = {
         "Configuration": config.variant or "default",
-        "Spacing": f"{dataset.spacing_mm:g} mm",
         "Patch": " × ".join(map(str, config.data.patch)),
         "Channels": " ".join(map(str, config.model.channels)),
-        "Checkpoint": f"step {step} of {config.train.steps}",
+        "Checkpoint": f"step {steps} of {config.train.steps}",
+    }
+    if len(members) > 1:
+        network = {"Checkpoints": f"steps {steps} of {len(members)} runs, averaged"}
+    return {
+        **network,
+        "Spacing": f"{dataset.spacing_mm:g} mm",
         "Device": f"{jax.device_count()} × {device.device_kind}",
         "Versions": f"lung_unet {__version__}, jax {jax.__version__}",
     }

@@ -12,7 +12,6 @@ import json
 import pathlib
 import tempfile
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 from absl import flags
@@ -22,7 +21,7 @@ from lung_unet import __version__, command
 from lung_unet.benchmark.peers.exchange import spending, write_system
 from lung_unet.data.manifest import Dataset
 from lung_unet.errors import InputError
-from lung_unet.evaluation.sliding_window import Predictor
+from lung_unet.evaluation.ensemble import Predict
 
 PROBE_STEPS = 20
 VALIDATIONS = 10  # and checkpoints, of a run
@@ -32,7 +31,7 @@ RESERVE = 0.03  # of the budget: steps are not all equally long
 class Timed:
     """A predictor that adds the time it takes to `seconds`."""
 
-    def __init__(self, predictor: Predictor, seconds: dict[str, float]):
+    def __init__(self, predictor: Predict, seconds: dict[str, float]):
         self._predictor, self._seconds = predictor, seconds
 
     def __call__(self, hu: np.ndarray, lungs: np.ndarray) -> np.ndarray:
@@ -84,10 +83,11 @@ def probe(config: ConfigDict, dataset: Dataset, budget_s: float) -> int:
 
 def main() -> None:
     command.set_up_jax()
+    from lung_unet.evaluation.resume import member
     from lung_unet.evaluation.split import evaluate_split
-    from lung_unet.restore import restore_predictor
+    from lung_unet.restore import restore_runs
     from lung_unet.train.loop import train
-    from lung_unet.workdir import claim
+    from lung_unet.workdir import claim, load
 
     out = pathlib.Path(command.required("out"))
     config: ConfigDict = flags.FLAGS.config
@@ -99,9 +99,10 @@ def main() -> None:
     with spending(seconds, "train"):
         if not train(config, dataset, out):
             return
-    predictor, step = restore_predictor(out, config)
-    timed: Any = Timed(predictor, seconds)
-    evaluate_split(timed, config, dataset, "test", out, step)
+    run = load(out)
+    predictor, (step,) = restore_runs([run])
+    timed = Timed(predictor, seconds)
+    evaluate_split(timed, config, dataset, "test", out, [member(run, step)])
     write_system(
         out,
         f"lung_unet {__version__}",

@@ -53,11 +53,10 @@ def score(out: pathlib.Path, source: Source, dataset: Dataset, config: ConfigDic
     and the thresholds that it gives.
     """
     system = read_system(out)
-    config = config.copy_and_resolve_references().unlock()
-    config.model = ConfigDict(system)  # so that what another training left is not taken for its own
-    predictor: Any = StoredPredictor(out, source, dataset)
+    members = [system | {"step": system["iterations"]}]
+    predictor = StoredPredictor(out, source, dataset)
     return evaluate_split(
-        predictor, config, dataset, "test", out, system["iterations"], predictor.view, about(system)
+        predictor, config, dataset, "test", out, members, predictor.view, about(system)
     )
 
 

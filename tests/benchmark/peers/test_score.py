@@ -22,7 +22,7 @@ def peer(luna16, dataset, tmp_path):
     on the validation and test scans."""
     source = open_source(luna16)
 
-    def peer(name, shift=0, iterations=3):
+    def peer(name, shift=0):
         for split in ("validation", "test"):
             for entry in dataset.scans(split):
                 scan = source.read_matched(entry["series_uid"])[0]
@@ -30,7 +30,7 @@ def peer(luna16, dataset, tmp_path):
                 truth = np.roll(truth, shift, 2) * np.float32(0.95)
                 write_probability(tmp_path / name, entry["series_uid"], truth)
         seconds = {"prepare": 1.0, "train": 60.0, "predict": 2.0}
-        write_system(tmp_path / name, name, seconds, iterations=iterations, patch=[8, 8, 8])
+        write_system(tmp_path / name, name, seconds, iterations=3, patch=[8, 8, 8])
         return tmp_path / name
 
     return peer
@@ -64,7 +64,7 @@ def test_ours_and_a_peer_are_compared_on_the_same_scans(peer, luna16, dataset, c
 def test_another_training_is_scored_anew(peer, luna16, dataset, config):
     source = open_source(luna16)
     assert score(peer("system"), source, dataset, config)["nodule_dice"] == 1
-    again = peer("system", shift=3, iterations=4)
+    again = peer("system", shift=3)
     assert score(again, source, dataset, config)["nodule_dice"] < 1
 
 
