@@ -7,6 +7,7 @@ Variants:
     smoke      minutes on two CPU cores: 2 mm, 32³ patches, three levels
     mlperf     the geometry of MLPerf Training's unet3d, for throughput
     nnunet     nnU-Net's 3d_fullres plan for LUNA16 at 1 mm, for throughput
+    resenc_m   the same of its residual encoder preset M, 9–11 GB; resenc_l: preset L, 24 GB
     peer_cpu   batch 2 × 64³, channels 16 32 64 128: the CPU comparison with MONAI
 
 Plain data: nothing of the package is imported here.
@@ -37,6 +38,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.window_hu = (-1000.0, 400.0)  # mapped to -1 … 1
     config.data.patch = (128, 128, 128)  # voxels (z, y, x)
     config.data.nodule_fraction = 0.5  # of patches; nnU-Net's rate is a third to a half
+    # Every so many steps (0: never), this share of the background is from then on drawn in
+    # proportion to false positives. Training steps yield these: the network is run no more often;
+    # only what was read ahead is read anew, a fraction of a step each time.
+    config.data.mining = {"every": 0, "fraction": 0.5}
     config.data.label = "consensus"  # consensus, any, soft: see data/labels.py
     config.data.consensus = 2  # readers that must agree on a voxel: LIDC's usual 50%
     config.data.threads = 8  # that read, decode and crop
@@ -44,8 +49,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.on_broken = "stop"  # stop, skip: at a record that cannot be read, in training
 
     config.model = ConfigDict()
-    config.model.channels = (32, 64, 128, 256, 320)
-    config.model.convs = 2  # a stage, on both sides
+    config.model.channels = (32, 64, 128, 256, 320)  # a level
+    config.model.strides = ()  # (z, y, x) of each step down, as ((2, 2, 2), (1, 2, 2)); (): all 2
+    config.model.encoder = "plain"  # plain, residual: nnU-Net's ResEnc
+    config.model.blocks = ()  # residual: blocks a level; (): nnU-Net's 1, 3, 4, 6, 6 …
+    # residual: how often training passes by the last block, others in proportion to their depth
+    config.model.stochastic_depth = 0.0
+    config.model.convs = 2  # a level, on both sides; with a residual encoder on the way up
     config.model.norm = "instance"  # instance, group, none
     config.model.activation = "leaky_relu"  # leaky_relu, relu, gelu, silu
     config.model.down = "max_pool"  # max_pool, strided
@@ -69,6 +79,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.momentum = 0.99  # sgd
     config.optimizer.weight_decay = 3e-5
     config.optimizer.clip_norm = 12.0  # of the gradient
+    # Decay of the weights' moving average, which validates and predicts; 0: there is none.
+    config.optimizer.ema = 0.999
     config.optimizer.shard = False  # split its state over config.mesh.data (ZeRO-1)
 
     # nnU-Net's probabilities and ranges, with turns by 90° and shifts of brightness on top.
@@ -149,6 +161,7 @@ def _smoke(config: ConfigDict) -> None:
 def _mlperf(config: ConfigDict) -> None:
     """MLPerf Training's unet3d: 128³, batch 7 a device, five levels."""
     config.train.batch_size = 7
+    config.optimizer.ema = 0.0
 
 
 def _nnunet(config: ConfigDict) -> None:
@@ -163,7 +176,23 @@ def _nnunet(config: ConfigDict) -> None:
     config.optimizer.learning_rate = 1e-2
     config.optimizer.schedule = "poly"
     config.optimizer.warmup_steps = 0
+    config.optimizer.ema = 0.0
     config.train.steps = 250_000
+
+
+def _resenc_m(config: ConfigDict) -> None:
+    """nnU-Net v2's plan of nnUNetPlannerResEncM for LUNA16 at 1 mm: 102 M parameters."""
+    _nnunet(config)
+    config.model.encoder = "residual"
+    config.model.convs = 1
+
+
+def _resenc_l(config: ConfigDict) -> None:
+    """The same of nnUNetPlannerResEncL: its rule, shrinking 256³ until its estimate of activations
+    is below 2.1e9, ends at 192³ (1.87e9), batch 2, for medians of 300 to 350 voxels an axis."""
+    _resenc_m(config)
+    config.data.block = (240, 240, 240)
+    config.data.patch = (192, 192, 192)
 
 
 def _peer_cpu(config: ConfigDict) -> None:
@@ -176,8 +205,16 @@ def _peer_cpu(config: ConfigDict) -> None:
     config.optimizer.learning_rate = 1e-2
     config.optimizer.schedule = "poly"
     config.optimizer.warmup_steps = 0
+    config.optimizer.ema = 0.0
     config.evaluation.window = (96, 96, 96)
     config.evaluation.batch_size = 1
 
 
-VARIANTS = {"smoke": _smoke, "mlperf": _mlperf, "nnunet": _nnunet, "peer_cpu": _peer_cpu}
+VARIANTS = {
+    "smoke": _smoke,
+    "mlperf": _mlperf,
+    "nnunet": _nnunet,
+    "resenc_m": _resenc_m,
+    "resenc_l": _resenc_l,
+    "peer_cpu": _peer_cpu,
+}

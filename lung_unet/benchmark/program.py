@@ -29,7 +29,7 @@ def compile_step(
     optimizer = make_optimizer(config)
     step = make_train_step(config, apply, optimizer, mesh)
     assert isinstance(step, jax.stages.Wrapped)  # a jitted function
-    state = abstract_state(init, optimizer, mesh, config.optimizer.shard)
+    state = abstract_state(config, init, optimizer, mesh)
     print("compiling the train step")
     with contextlib.nullcontext() if cached else _no_cache():
         start = time.perf_counter()
@@ -54,9 +54,7 @@ def runner(
     config: ConfigDict, mesh: Mesh, compiled: jax.stages.Compiled, batch: Batch
 ) -> Callable[[], dict]:
     """A function that trains one step further each time it is called, and returns the metrics."""
-    state: TrainState = init_state(
-        make_apply(config)[1], make_optimizer(config), mesh, config.optimizer.shard
-    )
+    state: TrainState = init_state(config, make_apply(config)[1], make_optimizer(config), mesh)
 
     def run() -> dict:
         nonlocal state

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from lung_unet.errors import InputError
+from lung_unet.model.levels import scales_of
 
 REPLICATED = PartitionSpec()
 BATCH = PartitionSpec("data")
@@ -45,11 +46,12 @@ def make_mesh(config: ConfigDict) -> Mesh:
             f"config.train.batch_size = {config.train.batch_size} is not a multiple of "
             f"config.mesh.data × config.train.accumulate = {data} × {parts}"
         )
-    multiple = space * 2 ** (len(config.model.channels) - 1)
-    if space > 1 and config.data.patch[0] % multiple:
+    coarsest = scales_of(config.model)[-1][0]
+    if space > 1 and config.data.patch[0] % (space * coarsest):
         raise InputError(
-            f"config.data.patch depth {config.data.patch[0]} is not a multiple of {multiple} = "
-            f"config.mesh.space {space} × 2^{len(config.model.channels) - 1}"
+            f"config.data.patch depth {config.data.patch[0]} is not a multiple of "
+            f"{space * coarsest} = config.mesh.space {space} × {coarsest}, by which the network's "
+            f"strides shrink it"
         )
     return _mesh(jax.devices()[: data * space], data, space)
 
@@ -86,12 +88,17 @@ def share_of_batch(mesh: Mesh) -> tuple[int, int]:
 
 def in_parts(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
     """(parts, batch / parts, depth, …) of (batch, depth, …), within a compiled program; each part
-    holds patches of every device, so that none moves."""
+    holds patches of every device, so that none moves. What is not a patch has no depth."""
     data = mesh.shape["data"]
     split = x.reshape(data, parts, -1, *x.shape[1:]).swapaxes(0, 1)
     split = split.reshape(parts, -1, *x.shape[1:])
-    spec = NamedSharding(mesh, PartitionSpec(None, *BATCH_AND_DEPTH))
+    spec = NamedSharding(mesh, PartitionSpec(None, *(BATCH_AND_DEPTH if x.ndim >= 4 else BATCH)))
     return jax.lax.with_sharding_constraint(split, spec)
+
+
+def from_parts(x: jax.Array, mesh: Mesh) -> jax.Array:
+    """(batch,) of (parts, batch / parts), in the order that `in_parts` was given."""
+    return x.reshape(x.shape[0], mesh.shape["data"], -1).swapaxes(0, 1).reshape(-1)
 
 
 def split_over_data(tree: Any, mesh: Mesh) -> Any:

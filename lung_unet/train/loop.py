@@ -11,9 +11,11 @@ from ml_collections import ConfigDict
 
 from lung_unet.allocator import release_freed_memory
 from lung_unet.data.manifest import Dataset
+from lung_unet.data.mining import Mining
 from lung_unet.data.pipeline import training_batches, validation_batches
-from lung_unet.parallel.distributed import Watch
+from lung_unet.parallel.distributed import training
 from lung_unet.parallel.mesh import make_mesh, put_batch, share_of_batch
+from lung_unet.parallel.watch import Watch
 from lung_unet.train.checkpoint import Checkpoints
 from lung_unet.train.goodput import Goodput
 from lung_unet.train.meter import Meter
@@ -73,7 +75,7 @@ class Trainer:
         self.apply, self.init = make_apply(config)
         self.optimizer = make_optimizer(config)
         self.schedule = make_schedule(config)
-        self.abstract = abstract_state(self.init, self.optimizer, self.mesh, config.optimizer.shard)
+        self.abstract = abstract_state(config, self.init, self.optimizer, self.mesh)
         self.validation = validation_batches(
             dataset,
             patch=tuple(config.data.patch),
@@ -93,7 +95,7 @@ class Trainer:
     @functools.cached_property
     def validation_step(self) -> jax.stages.Compiled:
         step = make_validation_step(self.config, self.apply, self.mesh)
-        return self.compiled(step, self.abstract.params)
+        return self.compiled(step, self.abstract.weights)
 
     def compiled(self, step, like) -> jax.stages.Compiled:
         batch = put_batch(self.validation[0], self.mesh)  # of the same shape as those of training
@@ -119,7 +121,7 @@ class Trainer:
         meter, pending = Meter(c.batch_size), None
         with (
             preemption.holding(),
-            Watch(self.config.timeout_s) as watch,
+            training() as watch,
             Writer(self.workdir, first, c.steps, writes=jax.process_index() == 0) as writer,
         ):
             goodput.switch("steps")
@@ -127,9 +129,9 @@ class Trainer:
                 watch.beat()
                 scores = None
                 if self.due(step, c.eval_every) and not writer.holds(step, "validation/dice"):
-                    check_finite(pending)
+                    self.settle(pending)
                     with meter.paused(), goodput.spending("evaluation"):
-                        scores = self.validate(state.params, preemption, watch)
+                        scores = self.validate(state.weights, preemption, watch)
                 if scores:
                     if step == saved:
                         checkpoints.score(step, scores)
@@ -138,9 +140,11 @@ class Trainer:
 
                 preempted = preemption.requested()
                 if step > saved and (self.due(step, c.checkpoint_every) or preempted):
-                    check_finite(pending)
+                    self.settle(pending)
                     with meter.paused(), goodput.spending("checkpoints"):
-                        checkpoints.save(state, batches.get_state(), scores)
+                        mining = self.mining.get_state()
+                        position = {"batches": batches.get_state(), "mining": mining}
+                        checkpoints.save(state, position, scores)
                     saved = step
                     goodput.saved(step)
                     shares = goodput.shares()
@@ -149,12 +153,16 @@ class Trainer:
                     break
 
                 with goodput.spending("input"):
+                    if self.mining.due(step):
+                        self.settle(pending)
+                        self.mining.refresh()
+                        batches.set_state(batches.get_state())  # what was read ahead is drawn anew
                     for _ in range(self.skipped.count(step + 1)):
                         next(batches)
                     batch = put_batch(next(batches), self.mesh)
                 watch.beat()
                 state, metrics = train_step(state, batch)
-                check_finite(pending)  # of the step before, so that dispatch never waits
+                self.settle(pending)  # of the step before, so that dispatch never waits
                 pending = (step + 1, metrics)
                 meter.tick()
                 writer.progress(step + 1, f"{meter.step_ms:.0f} ms a step")
@@ -171,6 +179,7 @@ class Trainer:
     def restore(self) -> tuple[TrainState, grain.DatasetIterator]:
         """(state, batches) of the latest checkpoint, fresh ones if there is none."""
         data = self.config.data
+        self.mining = Mining(data.mining, self.dataset.records("train", "background"))
         batches = iter(
             training_batches(
                 self.dataset,
@@ -181,6 +190,7 @@ class Trainer:
                 threads=data.threads,
                 prefetch=data.prefetch,
                 on_broken=data.on_broken,
+                mining=self.mining,
                 shard=self.shard,
                 shards=self.shards,
             )
@@ -188,13 +198,21 @@ class Trainer:
         found = self.checkpoints.restore(self.abstract)
         if found is None:
             self.goodput.restored(0)
-            shard = self.config.optimizer.shard
-            return init_state(self.init, self.optimizer, self.mesh, shard), batches
+            return init_state(self.config, self.init, self.optimizer, self.mesh), batches
         state, position = found
-        batches.set_state(position)
+        batches.set_state(position["batches"])
+        self.mining.set_state(position["mining"])
         self.goodput.restored(int(state.step))
         print(f"resuming from step {int(state.step)} of {self.checkpoints.folder}")
         return state, batches
+
+    def settle(self, pending: tuple[int, dict] | None) -> None:
+        """Waits for a step, refuses a loss that is not a number, and keeps what is to be mined."""
+        check_finite(pending)
+        if pending and "block" in pending[1]:
+            self.mining.record(
+                *jax.device_get((pending[1]["block"], pending[1]["false_positives"]))
+            )
 
     def validate(
         self, params: dict, preemption: Preemption, watch: Watch

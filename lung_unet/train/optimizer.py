@@ -1,5 +1,7 @@
-"""The optimizer and its learning-rate schedule, from the config."""
+"""The optimizer, its learning-rate schedule and the decay of the weights' average."""
 
+import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -31,6 +33,8 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Gradient clipping, then AdamW, or SGD with Nesterov momentum and L2 decay (nnU-Net's)."""
     c = config.optimizer
+    if not 0 <= c.ema < 1:
+        raise InputError(f"config.optimizer.ema = {c.ema}: choose 0 (no average) to below 1")
     schedule = make_schedule(config)
     clip = optax.clip_by_global_norm(c.clip_norm)
     if c.name == "adamw":
@@ -39,3 +43,13 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         decay = optax.add_decayed_weights(c.weight_decay)
         return optax.chain(clip, decay, optax.sgd(schedule, c.momentum, nesterov=True))
     raise InputError(f"config.optimizer.name = {c.name!r}: choose one of adamw, sgd")
+
+
+def ema_decay(config: ConfigDict, step: jax.Array) -> jax.Array:
+    """What an exponential moving average of the weights keeps of itself at a step.
+
+    Short at first, so that it forgets where training began: min(decay, (1 + step) / (10 + step)),
+    as TensorFlow's tf.train.ExponentialMovingAverage has it. Averaging: Polyak & Juditsky 1992, doi
+    10.1137/0330046.
+    """
+    return jnp.minimum(config.optimizer.ema, (1 + step) / (10 + step))

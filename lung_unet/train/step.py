@@ -15,23 +15,29 @@ from ml_collections import ConfigDict
 from lung_unet.data.labels import agreement
 from lung_unet.data.scan import IGNORE, READERS
 from lung_unet.model import unet
+from lung_unet.model.encoders import blocks_of
 from lung_unet.model.losses import Sums, at_all_levels, make_loss
 from lung_unet.model.unet import UNet
 from lung_unet.parallel.mesh import (
     BATCH,
     BATCH_AND_DEPTH,
     REPLICATED,
+    from_parts,
     in_parts,
     split_over_data,
 )
 from lung_unet.train.augment import augment, window
+from lung_unet.train.optimizer import ema_decay
 
 Batch = dict[str, jax.Array]
 Apply = Callable[..., Any]
+Init = Callable[[], dict]
 
 
 @partial(
-    jax.tree_util.register_dataclass, data_fields=("step", "params", "opt_state"), meta_fields=()
+    jax.tree_util.register_dataclass,
+    data_fields=("step", "params", "opt_state", "ema"),
+    meta_fields=(),
 )
 @dataclasses.dataclass(frozen=True)
 class TrainState:
@@ -40,9 +46,15 @@ class TrainState:
     step: jax.Array
     params: dict
     opt_state: optax.OptState
+    ema: dict | None  # the parameters' moving average, where `config.optimizer.ema` asks for one
+
+    @property
+    def weights(self) -> dict:
+        """The parameters to validate and predict with."""
+        return self.params if self.ema is None else self.ema
 
 
-def make_apply(config: ConfigDict) -> tuple[Apply, Callable[[], dict]]:
+def make_apply(config: ConfigDict) -> tuple[Apply, Init]:
     """(apply, init): apply(params, images) → logits, and init() → fresh parameters.
 
     The module is built once and split; from there on parameters are plain nested dicts. As in Flax,
@@ -54,54 +66,42 @@ def make_apply(config: ConfigDict) -> tuple[Apply, Callable[[], dict]]:
         module = unet.build(config, nnx.Rngs(config.seed))
         return nnx.to_pure_dict(nnx.state(module))
 
-    def apply(params: dict, images: jax.Array, method: Callable = UNet.__call__) -> Any:
+    def apply(params: dict, *inputs: jax.Array, method: Callable = UNet.__call__) -> Any:
         state = jax.tree.map(lambda x: x, abstract)
         nnx.replace_by_pure_dict(state, params)
-        return method(nnx.merge(graph, state), images)
+        return method(nnx.merge(graph, state), *inputs)
 
     return apply, init
 
 
 def init_state(
-    init: Callable[[], dict],
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    shard: bool = False,
+    config: ConfigDict, init: Init, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """The state at step 0, on every device of the mesh; `shard` splits the optimizer's over `data`
-    (ZeRO-1: Rajbhandari et al. 2020, arXiv 1910.02054)."""
-    return _fresh(init, optimizer, mesh, shard)()
+    """The state at step 0, on every device of the mesh; `config.optimizer.shard` splits the
+    optimizer's and the average over `data` (ZeRO-1: Rajbhandari et al. 2020, arXiv 1910.02054)."""
+    return _fresh(config, init, optimizer, mesh)()
 
 
 def abstract_state(
-    init: Callable[[], dict],
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    shard: bool = False,
+    config: ConfigDict, init: Init, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """Shapes, types and shardings of the state; nothing is compiled or computed."""
-    return _fresh(init, optimizer, mesh, shard).eval_shape()
+    return _fresh(config, init, optimizer, mesh).eval_shape()
 
 
-def _fresh(
-    init: Callable[[], dict], optimizer: optax.GradientTransformation, mesh: Mesh, shard: bool
-):
+def _fresh(config: ConfigDict, init: Init, optimizer: optax.GradientTransformation, mesh: Mesh):
     def fresh() -> TrainState:
         params = init()
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        ema = jax.tree.map(jnp.copy, params) if config.optimizer.ema else None
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
 
-    return jax.jit(fresh, out_shardings=_layout(init, optimizer, mesh, shard))
-
-
-def _layout(
-    init: Callable[[], dict], optimizer: optax.GradientTransformation, mesh: Mesh, shard: bool
-) -> Any:
-    """Shardings of the state."""
-    whole: Any = NamedSharding(mesh, REPLICATED)
-    if not shard:
-        return whole
-    opt_state = jax.eval_shape(lambda: optimizer.init(init()))
-    return TrainState(whole, whole, split_over_data(opt_state, mesh))
+    layout: Any = NamedSharding(mesh, REPLICATED)
+    if config.optimizer.shard:
+        state = jax.eval_shape(fresh)
+        layout = TrainState(layout, layout, *split_over_data((state.opt_state, state.ema), mesh))
+    # It runs once, and LLVM would take twenty times as long to optimise its random draws.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(fresh, out_shardings=layout, compiler_options=options)
 
 
 def targets_of(labels: jax.Array, data: ConfigDict) -> tuple[jax.Array, jax.Array]:
@@ -117,13 +117,17 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled step: (state, batch) → (state, metrics). The state's memory is reused.
 
+    Metrics are loss and grad_norm; where hard negatives are mined also, for each patch of the
+    batch, its block and false_positives: the probability outside the truth, summed over voxels.
+
     With `config.train.accumulate` the network sees the batch in parts, twice: forward, for the sums
     that the loss is made of, then both ways, weighted with the loss's derivatives by these sums. So
     loss and gradient are the batch's, of Dice too, for a third more computation.
     """
     loss_of = at_all_levels(make_loss(config))
     replicated = NamedSharding(mesh, REPLICATED)
-    layout = _layout(make_apply(config)[1], optimizer, mesh, config.optimizer.shard)
+    state = abstract_state(config, make_apply(config)[1], optimizer, mesh)
+    layout = jax.tree.map(lambda x: x.sharding, state)
     inner = NamedSharding(mesh, BATCH_AND_DEPTH)
     # Augmentation gathers across the whole patch, so it runs before depth is split.
     augment_local = jax.shard_map(
@@ -136,25 +140,40 @@ def make_train_step(
         images, labels = augment_local(batch["hu"], batch["labels"], keys)
         images = jax.lax.with_sharding_constraint(images, inner)
         labels = jax.lax.with_sharding_constraint(labels, inner)
-        voxels = images, *targets_of(labels, config.data)
+        voxels: tuple = images, *targets_of(labels, config.data)
+        if config.model.stochastic_depth:
+            samples, blocks = images.shape[0], sum(blocks_of(config.model))
+            # The key after those of the samples, so that augmentation draws as it does without.
+            draws = jax.random.uniform(jax.random.fold_in(key, samples), (samples, blocks))
+            voxels += (draws,)
 
-        def sums(params: dict, voxels: tuple) -> Sums:
-            images, targets, weights = voxels
-            levels = apply(params, images, method=UNet.all_levels)
-            return loss_of.sums([logits[..., 0] for logits in levels], targets, weights)
+        def sums(params: dict, voxels: tuple) -> tuple[Sums, jax.Array]:
+            images, targets, weights, *draws = voxels
+            levels = [x[..., 0] for x in apply(params, images, *draws, method=UNet.all_levels)]
+            wrong = jnp.sum(jax.nn.sigmoid(levels[0]) * (1 - targets) * weights, (1, 2, 3))
+            return loss_of.sums(levels, targets, weights), wrong
+
+        def whole(params: dict) -> tuple[jax.Array, jax.Array]:
+            total, wrong = sums(params, voxels)
+            return loss_of.of(total), wrong
 
         if config.train.accumulate == 1:
-            loss, grads = jax.value_and_grad(lambda p: loss_of.of(sums(p, voxels)))(state.params)
+            (loss, wrong), grads = jax.value_and_grad(whole, has_aux=True)(state.params)
         else:
             parts = jax.tree.map(lambda x: in_parts(x, config.train.accumulate, mesh), voxels)
-            total = _summed(lambda part: sums(state.params, part), parts)
+            total, wrong = _summed(lambda part: sums(state.params, part), parts)
             loss, slopes = jax.value_and_grad(loss_of.of)(total)
-            weighted = jax.grad(lambda p, part: optax.tree.vdot(slopes, sums(p, part)))
-            grads = _summed(lambda part: weighted(state.params, part), parts)
+            weighted = jax.grad(lambda p, part: optax.tree.vdot(slopes, sums(p, part)[0]))
+            grads, _ = _summed(lambda part: (weighted(state.params, part), None), parts)
+            wrong = from_parts(wrong, mesh)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        rate = 1 - ema_decay(config, state.step)
+        ema = None if state.ema is None else optax.incremental_update(params, state.ema, rate)
         metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
-        return TrainState(state.step + 1, params, opt_state), metrics
+        if config.data.mining.every:
+            metrics |= {"block": batch["block"], "false_positives": wrong}
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return jax.jit(
         step,
@@ -164,25 +183,29 @@ def make_train_step(
     )
 
 
-def _summed(function: Callable[[Any], Any], parts: Any) -> Any:
-    """The sum of what a function makes of each part, one after the other."""
-    like = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+def _summed(function: Callable[[Any], tuple[Any, Any]], parts: Any) -> tuple[Any, Any]:
+    """(sum, stack) of the two values that a function has of each part, one after the other."""
+    like, _ = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
 
-    def add(total: Any, part: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, function(part)), None
+    def add(total: Any, part: Any) -> tuple[Any, Any]:
+        value, other = function(part)
+        return jax.tree.map(jnp.add, total, value), other
 
-    return jax.lax.scan(add, nothing, parts)[0]
+    return jax.lax.scan(add, nothing, parts)
 
 
 def make_validation_step(
     config: ConfigDict, apply: Apply, mesh: Mesh
 ) -> Callable[[dict, Batch], dict[str, jax.Array]]:
-    """The compiled validation: (params, batch) → loss and the counts that Dice is made of."""
+    """The compiled validation: (params, batch) → loss and the counts that Dice is made of.
+
+    Parameters may lie as they like, an average split over `data` as well.
+    """
     loss_of = make_loss(config)
-    replicated = NamedSharding(mesh, REPLICATED)
 
     def step(params: dict, batch: Batch) -> dict[str, jax.Array]:
+        params = jax.lax.with_sharding_constraint(params, NamedSharding(mesh, REPLICATED))
         images = window(batch["hu"], config.data.window_hu)[..., None]
         images = jax.lax.with_sharding_constraint(images, NamedSharding(mesh, BATCH_AND_DEPTH))
         targets, weights = targets_of(batch["labels"], config.data)
@@ -196,4 +219,4 @@ def make_validation_step(
             "true": jnp.sum(true),
         }
 
-    return jax.jit(step, in_shardings=(replicated, NamedSharding(mesh, BATCH)))
+    return jax.jit(step, in_shardings=(None, NamedSharding(mesh, BATCH)))

@@ -19,7 +19,9 @@ from lung_unet.train.step import TrainState, init_state, make_apply
 
 @pytest.fixture
 def state(config):
-    return init_state(make_apply(config)[1], make_optimizer(config), make_mesh(config))
+    mesh, optimizer = make_mesh(config), make_optimizer(config)
+    fresh = init_state(config, make_apply(config)[1], optimizer, mesh)
+    return dataclasses.replace(fresh, ema=jax.tree.map(lambda x: x + 0.5, fresh.params))
 
 
 @pytest.fixture
@@ -33,8 +35,8 @@ def batches(dataset):
 
 
 def at(state: TrainState, step: int) -> TrainState:
-    params = jax.tree.map(lambda x: x + step, state.params)
-    return dataclasses.replace(state, step=jnp.int32(step), params=params)
+    params, ema = jax.tree.map(lambda x: x + step, (state.params, state.ema))
+    return dataclasses.replace(state, step=jnp.int32(step), params=params, ema=ema)
 
 
 def test_best_and_latest_are_kept_and_the_best_predicts(state, batches, tmp_path):
@@ -46,7 +48,7 @@ def test_best_and_latest_are_kept_and_the_best_predicts(state, batches, tmp_path
     assert {p.name for p in tmp_path.iterdir() if p.name.isdigit()} == {"2", "4", "5"}
     params, step = checkpoints.restore_params(state.params)
     assert step == 2
-    jax.tree.map(np.testing.assert_array_equal, params, at(state, 2).params)
+    jax.tree.map(np.testing.assert_array_equal, params, at(state, 2).ema)
 
 
 def test_state_and_data_position_come_back(state, batches, dataset, tmp_path):
@@ -65,6 +67,18 @@ def test_state_and_data_position_come_back(state, batches, dataset, tmp_path):
     other.set_state(position)
     jax.tree.map(np.testing.assert_array_equal, restored, at(state, 2))
     np.testing.assert_array_equal(next(other)["hu"], following["hu"])
+
+
+def test_without_an_average_the_parameters_come_back_and_predict(state, tmp_path):
+    state = dataclasses.replace(state, ema=None)
+    checkpoints = Checkpoints(tmp_path, write=True)
+    checkpoints.save(at(state, 1), {"next_index": 1}, None)
+    checkpoints.wait()
+    restored, _ = checkpoints.restore(state)
+    assert restored.ema is None
+    jax.tree.map(np.testing.assert_array_equal, restored, at(state, 1))
+    params, _ = checkpoints.restore_params(state.params)
+    jax.tree.map(np.testing.assert_array_equal, params, restored.params)
 
 
 def test_a_checkpoint_of_another_model_is_refused(config, state, batches, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lung_unet.errors import InputError
-from lung_unet.train.optimizer import make_optimizer, make_schedule
+from lung_unet.train.optimizer import ema_decay, make_optimizer, make_schedule
 
 
 def rates(config):
@@ -52,6 +52,35 @@ def test_descends_and_clips(config, name):
         assert np.linalg.norm(updates["w"]) < 0.25
         params = {"w": params["w"] + updates["w"]}
     assert np.abs(params["w"]).max() < 2.9
+
+
+def test_sgd_is_nnunets(config):
+    """Nesterov's momentum as torch.optim.SGD has it, decay within the gradient, clipping first."""
+    config.optimizer.update(name="sgd", schedule="constant", warmup_steps=0, learning_rate=0.1)
+    config.optimizer.update(momentum=0.99, weight_decay=0.01, clip_norm=12.0)
+    optimizer = make_optimizer(config)
+    weight, velocity, params = 3.0, 0.0, jnp.float32(3.0)
+    state = optimizer.init(params)
+    for gradient in (1.0, -2.0, 100.0, 0.5):
+        g = min(gradient, 12.0) + 0.01 * weight
+        velocity = 0.99 * velocity + g
+        weight -= 0.1 * (g + 0.99 * velocity)
+        updates, state = optimizer.update(jnp.float32(gradient), state, params)
+        params += updates
+        assert params == pytest.approx(weight, rel=1e-5)
+
+
+def test_the_average_forgets_fast_at_first(config):
+    config.optimizer.ema = 0.999
+    decays = [float(ema_decay(config, jnp.int32(s))) for s in (0, 1, 90, 8990, 100_000)]
+    assert decays == pytest.approx([0.1, 2 / 11, 0.91, 0.999, 0.999])
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
+def test_a_decay_that_cannot_be_is_refused(config, decay):
+    config.optimizer.ema = decay
+    with pytest.raises(InputError, match=r"config\.optimizer\.ema"):
+        make_optimizer(config)
 
 
 @pytest.mark.parametrize("field", ["name", "schedule"])
