@@ -27,7 +27,7 @@ def made_with(workdir: pathlib.Path, config: ConfigDict, data: str, step: int) -
         "fold": config.data.fold,
         "readers": agreement(config.data),
         "step": step,
-        "checkpoint": _saved(workdir / "checkpoints" / str(step)),
+        "checkpoint": saved(workdir / "checkpoints" / str(step)),
         "patch": list(config.data.patch),
         "window_hu": list(config.data.window_hu),
         "model": frozen(config.model),
@@ -35,7 +35,7 @@ def made_with(workdir: pathlib.Path, config: ConfigDict, data: str, step: int) -
     }
 
 
-def _saved(checkpoint: pathlib.Path) -> int | None:
+def saved(checkpoint: pathlib.Path) -> int | None:
     """When Orbax saved a checkpoint: another training run reaches the same step at another time."""
     path = checkpoint / "_CHECKPOINT_METADATA"
     return json.loads(path.read_text()).get("commit_timestamp_nsecs") if path.is_file() else None

@@ -23,7 +23,6 @@ from lung_unet.train.step import TrainState
 
 KEEP_LATEST = 2
 TMP = ".orbax-checkpoint-tmp"  # Orbax's mark of what is not whole yet
-METRIC = "dice"
 
 
 class _Manager(ocp.CheckpointManager):
@@ -36,13 +35,15 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
     """The checkpoints in one folder, newest and best kept; made to read them, or to `write` too.
 
+    The best is that of the highest score of the name `metric`.
+
     A checkpoint takes its name only once it is whole. One that could not be written (a full disk)
     is told of in a line and costs nothing that was saved before; the next is tried as usual.
     """
 
-    def __init__(self, folder: pathlib.Path, write: bool = False):
+    def __init__(self, folder: pathlib.Path, write: bool = False, metric: str = "dice"):
         self.folder = folder.absolute()
-        self._write = write
+        self._write, self._metric = write, metric
         me = jax.process_index()
         if me == 0 or not write:
             self._check_scores()
@@ -53,10 +54,12 @@ class Checkpoints:
         # meet those of the step.
         together = set(range(jax.process_count()))
         active = None if len(together) == 1 else together if write else {me}
-        policy = AnyPreservationPolicy([LatestN(KEEP_LATEST), BestN(get_metric_fn=_score, n=1)])
+        policy = AnyPreservationPolicy(
+            [LatestN(KEEP_LATEST), BestN(get_metric_fn=self._score, n=1)]
+        )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
-            best_fn=_score,
+            best_fn=self._score,
             best_mode="max",
             read_only=not write,
             enable_async_checkpointing=False,  # the thread is ours, so that nothing of it blocks
@@ -79,8 +82,12 @@ class Checkpoints:
             except ValueError as error:
                 if not self._write:
                     raise InputError(f"{path}: is broken ({error}); run main to mend it") from error
-                write_text(path, json.dumps({METRIC: None}))
+                write_text(path, json.dumps({self._metric: None}))
                 print(f"{path}: is broken ({error}); this checkpoint counts as not validated")
+
+    def _score(self, metrics: dict | None) -> float:
+        value = (metrics or {}).get(self._metric)
+        return -math.inf if value is None else value
 
     def compile(self, like: TrainState) -> None:
         """Makes ready to save such states, so that the first time takes no longer than others."""
@@ -102,7 +109,7 @@ class Checkpoints:
             rest=ocp.args.StandardSave(_rest(state)),
             data=ocp.args.JsonSave(position),
         )
-        if not self._manager.save(step, args=items, metrics=scores or {METRIC: None}):
+        if not self._manager.save(step, args=items, metrics=scores or {self._metric: None}):
             raise ValueError(f"{step} is not newer than {self.latest_step()}")
 
     def _clear(self) -> None:
@@ -158,7 +165,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """The step of the highest validation Dice, the latest where none was validated."""
+        """The step of the highest validation score, the latest where none was validated."""
         return self._manager.best_step()
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict] | None:
@@ -235,11 +242,6 @@ def _rest(state: TrainState) -> dict:
 
 def _copied(state: TrainState) -> TrainState:
     return jax.tree.map(jnp.copy, state)
-
-
-def _score(metrics: dict | None) -> float:
-    value = (metrics or {}).get(METRIC)
-    return -math.inf if value is None else value
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,41 @@
+"""What the classifier looked at: three planes of a candidate, coloured by each voxel's share."""
+
+import io
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.image import imsave
+from scipy import ndimage
+
+from lung_unet.evaluation.overlay import BACKGROUND, GAP, PANEL, PLANES, WINDOW_HU, _plane
+
+FOR, AGAINST = "#ff8c1a", "#4aa8ff"  # apart in every common colour blindness
+SMOOTH = 1.0  # voxels: single gradients are noisy
+STRONGEST = 99.8  # percentile that is drawn in full colour
+
+
+def draw_attribution(hu: np.ndarray, attribution: np.ndarray) -> bytes:
+    """A PNG of the axial, coronal and sagittal plane through the middle, as overlay.py turns them.
+
+    Both are (z, y, x) of equal spacing. The lung window in grey gives way to orange where voxels
+    speak for a nodule and to blue where they speak against it. A pixel is a voxel, so that the
+    picture is small; a reader scales it.
+    """
+    low, high = WINDOW_HU
+    smooth = ndimage.gaussian_filter(attribution, SMOOTH)
+    strength = np.percentile(np.abs(smooth), STRONGEST)
+    share = np.clip(smooth / strength, -1, 1) if strength > 0 else np.zeros_like(smooth)
+    middle = tuple(n // 2 for n in hu.shape)
+    panels = []
+    for axis in range(len(PLANES)):
+        grey = np.clip((_plane(hu, axis, middle) - low) / (high - low), 0, 1)[..., None]
+        part = _plane(share, axis, middle)[..., None]
+        colour = np.where(part > 0, to_rgb(FOR), to_rgb(AGAINST))
+        panels.append(grey * (1 - np.abs(part)) + colour * np.abs(part))
+    height = len(panels[0])
+    gap = np.broadcast_to(to_rgb(BACKGROUND), (height, max(1, round(height * GAP / PANEL)), 3))
+    first, *others = panels
+    picture = np.concatenate([first, *(part for p in others for part in (gap, p))], axis=1)
+    buffer = io.BytesIO()
+    imsave(buffer, np.rint(255 * picture).astype(np.uint8), format="png")
+    return buffer.getvalue()
