@@ -38,6 +38,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.window_hu = (-1000.0, 400.0)  # mapped to -1 … 1
     config.data.patch = (128, 128, 128)  # voxels (z, y, x)
     config.data.nodule_fraction = 0.5  # of patches; nnU-Net's rate is a third to a half
+    # Every so many steps (0: never), this share of the background is from then on drawn in
+    # proportion to false positives. Training steps yield these: the network is run no more often;
+    # only what was read ahead is read anew, a fraction of a step each time.
+    config.data.mining = {"every": 0, "fraction": 0.5}
     config.data.label = "consensus"  # consensus, any, soft: see data/labels.py
     config.data.consensus = 2  # readers that must agree on a voxel: LIDC's usual 50%
     config.data.threads = 8  # that read, decode and crop

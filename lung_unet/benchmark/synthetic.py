@@ -18,7 +18,8 @@ def batch(config: ConfigDict) -> dict[str, np.ndarray]:
     labels[(slice(None), *inner)] = READERS
     labels[:, 0] = IGNORE
     hu = np.where(labels == READERS, 20, -850) + rng.normal(0, NOISE_HU, shape)
-    return {"hu": hu.astype(np.int16), "labels": labels}
+    block = np.full(len(hu), -1, np.int32)
+    return {"hu": hu.astype(np.int16), "labels": labels, "block": block}
 
 
 def chest(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -156,6 +156,10 @@ class Dataset:
         files = [e["files"][kind] for e in self.scans(split)]
         return [str(self.folder / f["name"]) for f in files if f["records"]]
 
+    def records(self, split: str, kind: str) -> int:
+        """How many records the shards of one split and kind hold."""
+        return sum(e["files"][kind]["records"] for e in self.scans(split))
+
 
 def _identity(manifest: dict) -> dict:
     """What a run that was trained on the data depends on."""

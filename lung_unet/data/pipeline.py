@@ -1,18 +1,24 @@
 """Batches of patches from shards: Grain reads, shuffles, mixes, crops and batches; resumes exactly.
 
-A batch is {"hu": int16, "labels": uint8}, both (batch, depth, height, width); labels are votes, 255
-where ignored. Everything else happens on the accelerator.
+A batch is {"hu": int16, "labels": uint8}, both (batch, depth, height, width), and {"block": int32}
+(batch,). Labels are votes, 255 where ignored; "block" is the number of the background block that a
+patch is of, -1 at a nodule. Everything else happens on the accelerator.
 """
 
 import bisect
 import dataclasses
+import fractions
+import math
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import grain
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from lung_unet.data.manifest import Dataset
+from lung_unet.data.mining import Mining
 from lung_unet.data.records import Block, ScanRecord
 from lung_unet.errors import InputError
 
@@ -88,15 +94,37 @@ class CropPatch(grain.transforms.RandomMap):
 
     patch: tuple[int, int, int]
 
-    def random_map(self, element: Block, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def random_map(
+        self, element: tuple[int, Block], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        number, block = element
         size = np.array(self.patch)
-        first, last = np.zeros(3, int), np.array(element.hu.shape) - size
-        if element.centre is not None:
+        first, last = np.zeros(3, int), np.array(block.hu.shape) - size
+        if block.centre is not None:
             inset = size // 8  # the centre stays clear of the patch's faces
-            first = np.clip(np.array(element.centre) - size + 1 + inset, 0, last)
-            last = np.clip(np.array(element.centre) - inset, first, last)
-        hu, labels = element.crop(rng.integers(first, last + 1), self.patch)
-        return {"hu": hu, "labels": labels}
+            first = np.clip(np.array(block.centre) - size + 1 + inset, 0, last)
+            last = np.clip(np.array(block.centre) - inset, first, last)
+        hu, labels = block.crop(rng.integers(first, last + 1), self.patch)
+        kept = number if block.centre is None else -1
+        return {"hu": hu, "labels": labels, "block": np.array(kept, np.int32)}
+
+
+class Interleaved(grain.transforms.DatasetSelectionMap):
+    """Which of two datasets each element of their mix is of: the first has `share` of them.
+
+    As evenly as can be: a batch of n has exactly share × n of them where that is a whole number,
+    and else one more or less. (Grain's own mix rounds 0.7 to 699 in 1,000.)
+    """
+
+    def __init__(self, share: float):
+        self._share = fractions.Fraction(share).limit_denominator(10_000)
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        before, after = (math.floor(i * self._share) for i in (index, index + 1))
+        return (0, before) if after > before else (1, index - before)
 
 
 def training_batches(
@@ -109,30 +137,27 @@ def training_batches(
     threads: int,
     prefetch: int,
     on_broken: str = "stop",
+    mining: Mining | None = None,
     shard: int = 0,
     shards: int = 1,
 ) -> grain.IterDataset:
     """Endless batches of the training split; of each batch of `batch_size`, part `shard` of
     `shards` equal ones.
 
-    There is one global order, so that the data do not depend on how many processes read them.
+    There is one global order, so that the data do not depend on how many processes read them; of
+    the background, `mining` draws its share.
 
     Raises:
       InputError: the split has no blocks, or its blocks are smaller than a patch.
     """
     _check_patch(dataset, patch)
-    kinds = {"nodule": nodule_fraction, "background": 1.0 - nodule_fraction}
-    parts: list[grain.MapDataset] = []
-    weights: list[float] = []
-    for kind, weight in kinds.items():
-        paths = dataset.shards("train", kind)
-        if weight > 0 and paths:
-            source = grain.MapDataset.source(Shards(paths, Block.decode, on_broken))
-            parts.append(source.seed(seed + len(parts)).shuffle().repeat())
-            weights.append(weight)
-    if not parts:
+    if not 0 <= nodule_fraction <= 1:
+        raise InputError(f"config.data.nodule_fraction = {nodule_fraction}: choose 0 to 1")
+    nodules = _blocks(dataset, "train", "nodule", seed, on_broken)
+    background = _blocks(dataset, "train", "background", seed + 1, on_broken, mining)
+    mixed = _mix(nodules, background, nodule_fraction)
+    if mixed is None:
         raise InputError(f"{dataset.folder}: the train split has no blocks")
-    mixed = grain.MapDataset.mix(parts, weights) if len(parts) > 1 else parts[0]
     cropped = mixed.seed(seed + 2).random_map(CropPatch(patch))
     batches = cropped.batch(batch_size // shards, drop_remainder=True)[shard::shards]
     return batches.to_iter_dataset(
@@ -155,17 +180,43 @@ def validation_batches(
     Of each batch, part `shard` of `shards`, as `training_batches`.
     """
     _check_patch(dataset, patch)
-    parts: list[grain.MapDataset] = []
-    for kind in ("nodule", "background"):
-        paths = dataset.shards("validation", kind)
-        if paths:
-            source = grain.MapDataset.source(Shards(paths, Block.decode))
-            parts.append(source.seed(seed).shuffle().repeat())
-    if not parts:
+    nodules, background = (
+        _blocks(dataset, "validation", k, seed) for k in ("nodule", "background")
+    )
+    mixed = _mix(nodules, background, 0.5)
+    if mixed is None:
         raise InputError(f"{dataset.folder}: the validation split has no blocks")
-    mixed = grain.MapDataset.mix(parts) if len(parts) > 1 else parts[0]
     cropped = mixed.seed(seed).random_map(CropPatch(patch)).batch(batch_size // shards)
     return [cropped[i * shards + shard] for i in range(max(1, -(-patches // batch_size)))]
+
+
+def _blocks(
+    dataset: Dataset,
+    split: str,
+    kind: str,
+    seed: int,
+    on_broken: str = "stop",
+    mining: Mining | None = None,
+) -> grain.MapDataset | None:
+    """Endless (number, block) of a split and kind, shuffled each epoch; None if there are none."""
+    paths = dataset.shards(split, kind)
+    if not paths:
+        return None
+    shards = Shards(paths, Block.decode, on_broken)
+    numbers = grain.MapDataset.range(len(shards)).seed(seed).shuffle().repeat()
+    if mining:
+        drawn = grain.MapDataset.range(1).repeat().random_map(mining.draw, seed=seed)
+        numbers = _mix(drawn, numbers, mining.fraction)
+    return numbers.map(lambda number: (number, shards[number]))
+
+
+def _mix(first: Any, second: Any, share: float) -> Any:
+    """A mix of two datasets; one that has no share or is None is left out."""
+    if share == 1 or second is None:
+        return first
+    if share == 0 or first is None:
+        return second
+    return grain.MapDataset.select_from_datasets([first, second], Interleaved(share))
 
 
 def _check_patch(dataset: Dataset, patch: tuple[int, int, int]) -> None:

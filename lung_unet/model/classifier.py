@@ -33,9 +33,7 @@ class Classifier(nnx.Module):
 
         def branch() -> nnx.List:
             return nnx.List(
-                nnx.List(
-                    ConvBlock(x, y, stride=1, **block) for x, y in pairwise((a, *[b] * model.convs))
-                )
+                nnx.List(ConvBlock(x, y, **block) for x, y in pairwise((a, *[b] * model.convs)))
                 for a, b in pairwise((1, *channels))
             )
 

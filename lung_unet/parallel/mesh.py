@@ -94,6 +94,11 @@ def in_parts(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
     return jax.lax.with_sharding_constraint(split, spec)
 
 
+def from_parts(x: jax.Array, mesh: Mesh) -> jax.Array:
+    """(batch,) of (parts, batch / parts), in the order that `in_parts` was given."""
+    return x.reshape(x.shape[0], mesh.shape["data"], -1).swapaxes(0, 1).reshape(-1)
+
+
 def split_over_data(tree: Any, mesh: Mesh) -> Any:
     """Shardings of a pytree of arrays, each split over `data` along its longest axis that divides
     by it, or whole on every device."""

@@ -14,15 +14,17 @@ from ml_collections import ConfigDict
 
 from lung_unet.data import crops
 from lung_unet.data.crops import NOT_RATED
+from lung_unet.data.mining import Mining
 from lung_unet.data.scan import IGNORE
 from lung_unet.errors import InputError
 from lung_unet.model.classifier import MIDDLE_RATING, RATINGS_A_UNIT
 from lung_unet.parallel.mesh import BATCH, REPLICATED
 from lung_unet.train.augment import augment, window
 from lung_unet.train.ranking import auc, average_precision, malignancy_scores
-from lung_unet.train.step import Apply, Batch
+from lung_unet.train.step import Apply, Batch, Gradient, Metrics
 
 FOLDER = "candidates"  # of the workdir: where the crops lie
+NO_MINING = ConfigDict({"every": 0, "fraction": 0.0})  # the segmentation's marks are hard already
 
 
 def opinion_loss(outputs: jax.Array, batch: Batch, malignancy_weight: float) -> jax.Array:
@@ -48,10 +50,8 @@ def opinions(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jax.nn.sigmoid(outputs[:, 0]), jnp.clip(ratings, 1, 5)
 
 
-def make_gradient(
-    config: ConfigDict, apply: Apply, mesh: Mesh
-) -> Callable[[dict, Batch, jax.Array], tuple[jax.Array, dict]]:
-    """(params, batch, keys) → (loss, gradient), of the batch as it is augmented by the keys.
+def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
+    """(params, batch, keys) → (loss, gradient, no metrics), of the batch augmented by the keys.
 
     Raises:
       InputError: a mesh or an accumulation that only segmentation has.
@@ -68,13 +68,13 @@ def make_gradient(
         augmented, mesh=mesh, in_specs=BATCH, out_specs=BATCH, check_vma=False
     )
 
-    def gradient(params: dict, batch: Batch, keys: jax.Array) -> tuple[jax.Array, dict]:
+    def gradient(params: dict, batch: Batch, keys: jax.Array) -> tuple[jax.Array, dict, Metrics]:
         images = augment_local(batch["hu"], keys)
 
         def loss(params: dict) -> jax.Array:
             return opinion_loss(apply(params, images), batch, config.loss.malignancy_weight)
 
-        return jax.value_and_grad(loss)(params)
+        return *jax.value_and_grad(loss)(params), {}
 
     return gradient
 
@@ -110,7 +110,10 @@ class Classification:
     make_gradient = staticmethod(make_gradient)
     make_validation_step = staticmethod(make_validation_step)
 
-    def training_batches(self, shard: int, shards: int) -> grain.IterDataset:
+    def mining(self) -> Mining:
+        return Mining(NO_MINING, 0)
+
+    def training_batches(self, mining: Mining, shard: int, shards: int) -> grain.IterDataset:
         data = self.config.data
         return crops.training_batches(
             self.workdir / FOLDER,

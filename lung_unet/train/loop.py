@@ -120,7 +120,7 @@ class Trainer:
                 watch.beat()
                 scores = None
                 if self.due(step, c.eval_every) and not writer.holds(step, "validation/loss"):
-                    check_finite(pending)
+                    self.settle(pending)
                     with meter.paused(), goodput.spending("evaluation"):
                         scores = self.validate(state.weights, preemption, watch)
                 if scores:
@@ -131,9 +131,11 @@ class Trainer:
 
                 preempted = preemption.requested()
                 if step > saved and (self.due(step, c.checkpoint_every) or preempted):
-                    check_finite(pending)
+                    self.settle(pending)
                     with meter.paused(), goodput.spending("checkpoints"):
-                        checkpoints.save(state, batches.get_state(), scores)
+                        mining = self.mining.get_state()
+                        position = {"batches": batches.get_state(), "mining": mining}
+                        checkpoints.save(state, position, scores)
                     saved = step
                     goodput.saved(step)
                     shares = goodput.shares()
@@ -142,12 +144,16 @@ class Trainer:
                     break
 
                 with goodput.spending("input"):
+                    if self.mining.due(step):
+                        self.settle(pending)
+                        self.mining.refresh()
+                        batches.set_state(batches.get_state())  # what was read ahead is drawn anew
                     for _ in range(self.skipped.count(step + 1)):
                         next(batches)
                     batch = put_batch(next(batches), self.mesh)
                 watch.beat()
                 state, metrics = train_step(state, batch)
-                check_finite(pending)  # of the step before, so that dispatch never waits
+                self.settle(pending)  # of the step before, so that dispatch never waits
                 pending = (step + 1, metrics)
                 meter.tick()
                 writer.progress(step + 1, f"{meter.step_ms:.0f} ms a step")
@@ -163,16 +169,26 @@ class Trainer:
 
     def restore(self) -> tuple[TrainState, grain.DatasetIterator]:
         """(state, batches) of the latest checkpoint, fresh ones if there is none."""
-        batches = iter(self.task.training_batches(self.shard, self.shards))
+        self.mining = self.task.mining()
+        batches = iter(self.task.training_batches(self.mining, self.shard, self.shards))
         found = self.checkpoints.restore(self.abstract)
         if found is None:
             self.goodput.restored(0)
             return init_state(self.config, self.init, self.optimizer, self.mesh), batches
         state, position = found
-        batches.set_state(position)
+        batches.set_state(position["batches"])
+        self.mining.set_state(position["mining"])
         self.goodput.restored(int(state.step))
         print(f"resuming from step {int(state.step)} of {self.checkpoints.folder}")
         return state, batches
+
+    def settle(self, pending: tuple[int, dict] | None) -> None:
+        """Waits for a step, refuses a loss that is not a number, and keeps what is to be mined."""
+        check_finite(pending)
+        if pending and "block" in pending[1]:
+            self.mining.record(
+                *jax.device_get((pending[1]["block"], pending[1]["false_positives"]))
+            )
 
     def validate(
         self, params: dict, preemption: Preemption, watch: Watch

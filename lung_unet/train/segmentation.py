@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from lung_unet.data import pipeline
 from lung_unet.data.manifest import Dataset
+from lung_unet.data.mining import Mining
 from lung_unet.train.step import make_gradient, make_validation_step
 
 
@@ -21,7 +22,10 @@ class Segmentation:
     make_gradient = staticmethod(make_gradient)
     make_validation_step = staticmethod(make_validation_step)
 
-    def training_batches(self, shard: int, shards: int) -> grain.IterDataset:
+    def mining(self) -> Mining:
+        return Mining(self.config.data.mining, self.dataset.records("train", "background"))
+
+    def training_batches(self, mining: Mining, shard: int, shards: int) -> grain.IterDataset:
         data = self.config.data
         return pipeline.training_batches(
             self.dataset,
@@ -32,6 +36,7 @@ class Segmentation:
             threads=data.threads,
             prefetch=data.prefetch,
             on_broken=data.on_broken,
+            mining=mining,
             shard=shard,
             shards=shards,
         )

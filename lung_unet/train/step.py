@@ -21,6 +21,7 @@ from lung_unet.parallel.mesh import (
     BATCH,
     BATCH_AND_DEPTH,
     REPLICATED,
+    from_parts,
     in_parts,
     split_over_data,
 )
@@ -30,7 +31,8 @@ from lung_unet.train.optimizer import ema_decay
 Batch = dict[str, jax.Array]
 Apply = Callable[..., Any]
 Init = Callable[[], dict]
-Gradient = Callable[[dict, Batch, jax.Array], tuple[jax.Array, dict]]
+Metrics = dict[str, jax.Array]
+Gradient = Callable[[dict, Batch, jax.Array], tuple[jax.Array, dict, Metrics]]
 
 
 @partial(
@@ -113,7 +115,10 @@ def targets_of(labels: jax.Array, data: ConfigDict) -> tuple[jax.Array, jax.Arra
 
 
 def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
-    """(params, batch, keys) → (loss, gradient) of segmentation; keys, one a sample, augment.
+    """(params, batch, keys) → (loss, gradient, metrics) of segmentation; a key a sample augments.
+
+    Metrics are there where hard negatives are mined: of each patch of the batch its block and
+    false_positives, the probability outside the truth, summed over voxels.
 
     With `config.train.accumulate` the network sees the batch in parts, twice: forward, for the sums
     that the loss is made of, then both ways, weighted with the loss's derivatives by these sums. So
@@ -126,24 +131,33 @@ def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
         partial(augment, config=config), mesh=mesh, in_specs=BATCH, out_specs=BATCH, check_vma=False
     )
 
-    def gradient(params: dict, batch: Batch, keys: jax.Array) -> tuple[jax.Array, dict]:
+    def gradient(params: dict, batch: Batch, keys: jax.Array) -> tuple[jax.Array, dict, Metrics]:
         images, labels = augment_local(batch["hu"], batch["labels"], keys)
         images = jax.lax.with_sharding_constraint(images, inner)
         labels = jax.lax.with_sharding_constraint(labels, inner)
         voxels = images, *targets_of(labels, config.data)
 
-        def sums(params: dict, voxels: tuple) -> Sums:
+        def sums(params: dict, voxels: tuple) -> tuple[Sums, jax.Array]:
             images, targets, weights = voxels
-            levels = apply(params, images, method=UNet.all_levels)
-            return loss_of.sums([logits[..., 0] for logits in levels], targets, weights)
+            levels = [x[..., 0] for x in apply(params, images, method=UNet.all_levels)]
+            wrong = jnp.sum(jax.nn.sigmoid(levels[0]) * (1 - targets) * weights, (1, 2, 3))
+            return loss_of.sums(levels, targets, weights), wrong
+
+        def whole(params: dict) -> tuple[jax.Array, jax.Array]:
+            total, wrong = sums(params, voxels)
+            return loss_of.of(total), wrong
 
         if config.train.accumulate == 1:
-            return jax.value_and_grad(lambda p: loss_of.of(sums(p, voxels)))(params)
-        parts = jax.tree.map(lambda x: in_parts(x, config.train.accumulate, mesh), voxels)
-        total = _summed(lambda part: sums(params, part), parts)
-        loss, slopes = jax.value_and_grad(loss_of.of)(total)
-        weighted = jax.grad(lambda p, part: optax.tree.vdot(slopes, sums(p, part)))
-        return loss, _summed(lambda part: weighted(params, part), parts)
+            (loss, wrong), grads = jax.value_and_grad(whole, has_aux=True)(params)
+        else:
+            parts = jax.tree.map(lambda x: in_parts(x, config.train.accumulate, mesh), voxels)
+            total, wrong = _summed(lambda part: sums(params, part), parts)
+            loss, slopes = jax.value_and_grad(loss_of.of)(total)
+            weighted = jax.grad(lambda p, part: optax.tree.vdot(slopes, sums(p, part)[0]))
+            grads, _ = _summed(lambda part: (weighted(params, part), None), parts)
+            wrong = from_parts(wrong, mesh)
+        mined = {"block": batch["block"], "false_positives": wrong}
+        return loss, grads, mined if config.data.mining.every else {}
 
     return gradient
 
@@ -154,22 +168,25 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     make_gradient: Callable[[ConfigDict, Apply, Mesh], Gradient] = make_gradient,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled step: (state, batch) → (state, metrics). The state's memory is reused."""
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The compiled step: (state, batch) → (state, metrics). The state's memory is reused.
+
+    Metrics are loss, grad_norm and those of the gradient.
+    """
     gradient = make_gradient(config, apply, mesh)
     replicated = NamedSharding(mesh, REPLICATED)
     state = abstract_state(config, make_apply(config)[1], optimizer, mesh)
     layout = jax.tree.map(lambda x: x.sharding, state)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch["hu"].shape[0]))
-        loss, grads = gradient(state.params, batch, keys)
+        loss, grads, metrics = gradient(state.params, batch, keys)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         rate = 1 - ema_decay(config, state.step)
         ema = None if state.ema is None else optax.incremental_update(params, state.ema, rate)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return jax.jit(
@@ -180,15 +197,16 @@ def make_train_step(
     )
 
 
-def _summed(function: Callable[[Any], Any], parts: Any) -> Any:
-    """The sum of what a function makes of each part, one after the other."""
-    like = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+def _summed(function: Callable[[Any], tuple[Any, Any]], parts: Any) -> tuple[Any, Any]:
+    """(sum, stack) of the two values that a function has of each part, one after the other."""
+    like, _ = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
 
-    def add(total: Any, part: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, function(part)), None
+    def add(total: Any, part: Any) -> tuple[Any, Any]:
+        value, other = function(part)
+        return jax.tree.map(jnp.add, total, value), other
 
-    return jax.lax.scan(add, nothing, parts)[0]
+    return jax.lax.scan(add, nothing, parts)
 
 
 def make_validation_step(

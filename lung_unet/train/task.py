@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lung_unet.data.manifest import Dataset
+from lung_unet.data.mining import Mining
 from lung_unet.errors import InputError
 from lung_unet.train.classification import Classification
 from lung_unet.train.segmentation import Segmentation
@@ -31,7 +32,10 @@ class Task(Protocol):
     def make_validation_step(self) -> Callable[..., Any]:
         """(config, apply, mesh) → the compiled (params, batch) → what `scores` takes a list of."""
 
-    def training_batches(self, shard: int, shards: int) -> grain.IterDataset: ...
+    def mining(self) -> Mining:
+        """Fresh scores of hard negatives, that the training batches are drawn by."""
+
+    def training_batches(self, mining: Mining, shard: int, shards: int) -> grain.IterDataset: ...
 
     def validation_batches(self, shard: int, shards: int) -> list[dict[str, np.ndarray]]: ...
 

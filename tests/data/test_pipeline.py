@@ -8,8 +8,10 @@ import pathlib
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
+from ml_collections import ConfigDict
 
 from lung_unet.data.manifest import Dataset
+from lung_unet.data.mining import Mining
 from lung_unet.data.pipeline import Shards, scan_records, training_batches, validation_batches
 from lung_unet.data.records import Block, block_of
 from lung_unet.data.shards import Settings
@@ -103,10 +105,11 @@ def differ(found, expected) -> bool:
 
 def test_a_batch_is_as_documented(numbered):
     for batch in first(numbered, 4, batch_size=3):
-        assert batch.keys() == {"hu", "labels"}
+        assert batch.keys() == {"hu", "labels", "block"}
         assert batch["hu"].shape == batch["labels"].shape == (3, 8, 6, 8)
         assert batch["hu"].dtype == np.int16
         assert batch["labels"].dtype == np.uint8
+        assert batch["block"].shape == (3,) and batch["block"].dtype == np.int32
         for patch in batch["hu"]:
             assert len(np.unique(patch)) == 1  # of one block
 
@@ -139,6 +142,23 @@ def test_nodule_fraction(numbered, fraction):
     assert (found % 100 < 50).mean() == pytest.approx(fraction, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("size", "fraction"),
+    [(2, 0.5), (1, 1.0), (2, 0.25), (8, 0.75), (10, 0.7), (20, 0.35), (7, 0.5), (3, 1 / 3)],
+)
+def test_each_batch_has_exactly_its_share_of_nodules(numbered, size, fraction):
+    """As nnU-Net's, which has one of two; where the share is no whole number, one more or less."""
+    batches = first(numbered, 20, batch_size=size, nodule_fraction=fraction)
+    nodules = np.array([(numbers([b]) % 100 < 50).sum() for b in batches])
+    assert (np.abs(nodules - size * fraction) < (0.01 if size * fraction % 1 < 0.01 else 1)).all()
+    assert nodules.sum() == pytest.approx(20 * size * fraction, abs=1)
+
+
+def test_a_fraction_that_cannot_be_is_refused(numbered):
+    with pytest.raises(InputError, match=r"config\.data\.nodule_fraction = 1\.5"):
+        first(numbered, 1, nodule_fraction=1.5)
+
+
 def test_the_training_split_alone_is_read_and_each_block_once_an_epoch(numbered):
     found = numbers(first(numbered, 30))
     nodules, background = found[found % 100 < 50], found[found % 100 >= 50]
@@ -150,6 +170,56 @@ def test_the_training_split_alone_is_read_and_each_block_once_an_epoch(numbered)
     assert len({tuple(epoch) for epoch in epochs}) > 1  # shuffled again
     for epoch in background[:30].reshape(3, 10):
         assert sorted(epoch) == of_background
+
+
+def test_background_blocks_are_numbered_and_nodules_are_not(numbered):
+    batches = first(numbered, 30)
+    found, block = numbers(batches), np.concatenate([b["block"] for b in batches])
+    in_order = [100 * i + 50 + k for i in (2, 3) for k in range(5)]
+    assert set(block) == {-1, *range(10)}
+    for number, kept in zip(found, block, strict=True):
+        assert kept == (in_order.index(number) if number % 100 >= 50 else -1)
+
+
+def mining_of(fraction: float, *hard: int) -> Mining:
+    """Only some of the ten background blocks have false positives."""
+    mining = Mining(ConfigDict({"every": 1, "fraction": fraction}), 10)
+    mining.record(np.arange(10), np.isin(np.arange(10), hard).astype(np.float32))
+    mining.refresh()
+    return mining
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 1.0])
+def test_the_mined_share_is_of_hard_blocks_and_the_rest_is_uniform(numbered, fraction):
+    batches = first(numbered, 40, batch_size=8, mining=mining_of(fraction, 7))
+    block = np.stack([np.sort(b["block"][b["block"] >= 0]) for b in batches])
+    assert block.shape == (40, 4)  # beside four nodules
+    assert ((block == 7).sum(1) >= 4 * fraction).all()
+    counts = np.bincount(block.ravel(), minlength=10) / block.size
+    expected = np.full(10, (1 - fraction) / 10)
+    expected[7] += fraction
+    np.testing.assert_allclose(counts, expected, atol=0.02)
+
+
+def test_what_is_mined_changes_neither_nodules_nor_the_uniform_share(numbered):
+    plain, found = (numbers(first(numbered, 40, mining=m)) for m in (None, mining_of(0.5, 7)))
+    assert found[found % 100 < 50].tolist() == plain[plain % 100 < 50].tolist()
+    uniform = found[found % 100 >= 50][::2]  # every other one is mined
+    assert uniform.tolist() == plain[plain % 100 >= 50][: len(uniform)].tolist()
+
+
+def test_new_scores_take_effect_at_once_and_exactly(numbered):
+    """Whatever was read ahead: as if these had been the scores from the start."""
+    mining = mining_of(0.5, 7)
+    iterator = iter(training_batches(numbered, **OPTIONS, mining=mining))
+    before = [next(iterator) for _ in range(9)]
+    mining.set_state(mining_of(0.5, 2).get_state())
+    iterator.set_state(iterator.get_state())
+    after = [next(iterator) for _ in range(9)]
+    assert_same(before, first(numbered, 9, mining=mining_of(0.5, 7)))
+    assert_same(after, first(numbered, 18, mining=mining_of(0.5, 2), threads=5)[9:])
+    hard = [set(numbers(batches)) & {252, 352} for batches in (before, after)]
+    assert hard[0] >= {352} and hard[1] >= {252}
 
 
 def test_a_block_is_cropped_elsewhere_each_time(numbered):
@@ -203,10 +273,11 @@ def test_the_seed_decides_where_a_block_is_cropped(numbered):
     assert any((a != b).any() for a, b in zip(*crops, strict=True))
 
 
-@pytest.mark.parametrize("shards", [2, 4])
-def test_shards_read_parts_of_the_same_global_batches(numbered, shards):
-    whole = first(numbered, 6, batch_size=8)
-    parts = [first(numbered, 6, batch_size=8, shard=i, shards=shards) for i in range(shards)]
+@pytest.mark.parametrize(("shards", "mining"), [(2, None), (4, mining_of(0.5, 2, 7))])
+def test_shards_read_parts_of_the_same_global_batches(numbered, shards, mining):
+    options = {"batch_size": 8, "mining": mining}
+    whole = first(numbered, 6, **options)
+    parts = [first(numbered, 6, **options, shard=i, shards=shards) for i in range(shards)]
     together = [
         {key: np.concatenate([b[key] for b in batch]) for key in ("hu", "labels")}
         for batch in zip(*parts, strict=True)

@@ -29,6 +29,7 @@ def flags(tiny, prepared) -> tuple[str, ...]:
     return (
         *tiny, f"--config.data.dir={prepared}", f"--config.train.steps={STEPS}",
         "--config.train.checkpoint_every=2", "--config.train.eval_every=3",
+        "--config.data.mining.every=3",
     )  # fmt: skip
 
 

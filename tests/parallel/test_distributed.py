@@ -78,6 +78,7 @@ def on(config: ConfigDict, data: int, space: int, steps: int = 4) -> ConfigDict:
     config.mesh.update(data=data, space=space)
     config.train.update(steps=steps, batch_size=4)
     config.optimizer.schedule = "constant"
+    config.data.mining.every = 2
     config.timeout_s = 60.0
     return config
 

@@ -64,6 +64,23 @@ def test_resumed_equals_uninterrupted_to_the_bit(config, dataset, whole, tmp_pat
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
+def test_hard_negatives_are_mined_the_same_after_a_restart(config, dataset, tmp_path):
+    """Stopped between two refreshes, then at one, then gone on with what the others scored."""
+    config.data.mining.update(every=2, fraction=1.0)
+    config.train.update(checkpoint_every=3, eval_every=10)
+    for name, stops in (("whole", (7,)), ("parts", (3, 4, 7))):
+        for config.train.steps in stops:
+            assert loop.train(config, dataset, tmp_path / name)
+            config.data.threads = 5
+    whole, parts = losses(tmp_path / "whole"), losses(tmp_path / "parts")
+    assert parts == whole and set(whole) == set(range(1, 8))
+    config.data.mining.every = 100
+    config.train.steps = 3
+    assert loop.train(config, dataset, tmp_path / "never")
+    never = losses(tmp_path / "never")
+    assert (never[1], never[2]) == (whole[1], whole[2]) and never[3] != whole[3]
+
+
 def test_sigterm_in_validation_saves_and_the_validation_is_made_up_for(
     config, dataset, whole, tmp_path, monkeypatch
 ):

@@ -8,8 +8,11 @@ import numpy as np
 import optax
 import pytest
 
+from lung_unet.benchmark.augment import without_augmentation
+from lung_unet.benchmark.collectives import collectives
 from lung_unet.data.scan import IGNORE
 from lung_unet.parallel.mesh import make_mesh, put_batch
+from lung_unet.train.augment import window
 from lung_unet.train.optimizer import make_optimizer
 from lung_unet.train.step import (
     abstract_state,
@@ -28,7 +31,8 @@ def batch():
     labels[:, 5:11, 6:12, 4:10] = 3
     labels[:, :2] = IGNORE
     hu = np.where(labels == 3, 40, -800) + rng.normal(0, 30, labels.shape)
-    return {"hu": hu.astype(np.int16), "labels": labels}
+    block = np.array([3, -1, 7, 0], np.int32)
+    return {"hu": hu.astype(np.int16), "labels": labels, "block": block}
 
 
 def build(config):
@@ -121,12 +125,32 @@ def test_a_batch_seen_in_parts_gives_the_step_of_the_whole(config, batch, loss, 
     config.mesh.update(data=mesh[0], space=mesh[1])
     config.model.update(model)
     config.loss.name = loss
+    config.data.mining.every = 1
     batch["labels"][1:] = 0  # so that the parts differ
+    batch["hu"][2] += 300
+    batch["labels"][3] = IGNORE
     _, one = first_step(config, batch)
     config.train.accumulate = 2
     compiled, many = first_step(config, batch)
-    assert "all-gather" not in compiled.as_text()
+    gathered = sum(v["bytes"] for k, v in collectives(compiled).items() if "gather" in k)
+    assert gathered <= 2 * 4 * 4  # of a number and a score a patch
     assert_same_step(one, many)
+    metrics, in_parts = one[1], many[1]
+    assert metrics["block"].tolist() == in_parts["block"].tolist() == [3, -1, 7, 0]
+    wrong = metrics["false_positives"]
+    assert len(set(wrong.tolist())) == 4 and wrong[3] == 0
+    np.testing.assert_allclose(wrong, in_parts["false_positives"], rtol=1e-5)
+
+
+def test_false_positives_are_the_probability_outside_the_truth_of_each_patch(config, batch):
+    config = without_augmentation(config)
+    config.data.mining.every = 1
+    mesh, apply, state, step = build(config)
+    images = window(batch["hu"], config.data.window_hu)[..., None]
+    probability = np.asarray(jax.nn.sigmoid(apply(state.params, images)[..., 0]))
+    expected = (probability * (batch["labels"] == 0)).sum((1, 2, 3))
+    _, metrics = step(state, put_batch(batch, mesh))
+    np.testing.assert_allclose(metrics["false_positives"], expected, rtol=1e-4)
 
 
 def test_the_average_follows_its_definition_and_validates(config, batch):
