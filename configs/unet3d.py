@@ -49,8 +49,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.on_broken = "stop"  # stop, skip: at a record that cannot be read, in training
 
     config.model = ConfigDict()
-    config.model.channels = (32, 64, 128, 256, 320)
-    config.model.convs = 2  # a stage, on both sides
+    config.model.channels = (32, 64, 128, 256, 320)  # a level
+    config.model.strides = ()  # (z, y, x) of each step down, as ((2, 2, 2), (1, 2, 2)); (): all 2
+    config.model.encoder = "plain"  # plain, residual: nnU-Net's ResEnc
+    config.model.blocks = ()  # residual: blocks a level; (): nnU-Net's 1, 3, 4, 6, 6 …
+    config.model.stochastic_depth = 0.0  # residual: how often training skips the last block
+    config.model.convs = 2  # a level, on both sides; with a residual encoder on the way up
     config.model.norm = "instance"  # instance, group, none
     config.model.activation = "leaky_relu"  # leaky_relu, relu, gelu, silu
     config.model.down = "max_pool"  # max_pool, strided

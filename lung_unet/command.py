@@ -7,6 +7,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -121,8 +122,10 @@ def set_up_jax() -> None:
 
 def frozen(config: ConfigDict) -> dict:
     """The configuration as plain JSON-able data."""
-    return {
-        key: frozen(value) if isinstance(value, ConfigDict) else
-        list(value) if isinstance(value, tuple) else value
-        for key, value in config.items()
-    }  # fmt: skip
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, ConfigDict):
+            return frozen(value)
+        return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+    return {key: plain(value) for key, value in config.items()}

@@ -39,7 +39,7 @@ def measure_conv(config: ConfigDict, repeats: int) -> dict:
         shapes.append(
             {
                 "kernel": list(layer.kernel),
-                "stride": layer.stride,
+                "stride": list(layer.stride),
                 "transposed": layer.transposed,
                 "output": list(layer.output),
                 "layers": counts[shape],
@@ -56,13 +56,13 @@ def _shape(layer: Layer) -> tuple:
 
 def _measure_one(name: str, layer: Layer, batch: int, dtype: jnp.dtype, repeats: int) -> dict:
     *size, out = layer.output
-    step, grows = layer.stride, layer.transposed
-    inner = [n // step if grows else n * step for n in size]
+    grows = layer.transposed
+    inner = [n // s if grows else n * s for n, s in zip(size, layer.stride, strict=True)]
     x_shape, y_shape = (batch, *inner, layer.kernel[-2]), (batch, *size, out)
     if name in CHANNEL_SECOND:
         x_shape, y_shape = ((n, c, *zyx) for n, *zyx, c in (x_shape, y_shape))
     x, kernel, g = (_random(i, s, dtype) for i, s in enumerate((x_shape, layer.kernel, y_shape)))
-    function = partial(FORMULATIONS[name], stride=step, transposed=grows)
+    function = partial(FORMULATIONS[name], stride=layer.stride, transposed=grows)
     gflop = batch * layer.flops / 1e9
     result: dict[str, object] = {}
     for label, work in passes(function).items():
@@ -91,8 +91,9 @@ def show_conv(result: dict) -> None:
         *size, out = shape["output"]
         taps = "×".join(map(str, shape["kernel"][:3]))
         label = f"{taps} {shape['kernel'][-2]}→{out} to {'×'.join(map(str, size))}"
-        if shape["stride"] > 1:
-            label += " transposed" if shape["transposed"] else f" stride {shape['stride']}"
+        if max(shape["stride"]) > 1:
+            stride = "×".join(map(str, shape["stride"]))
+            label += " transposed" if shape["transposed"] else f" stride {stride}"
         for name, times in shape["formulations"].items():
             mark = "*" if name == shape["fastest"] else ""
             cells = [f"{times[f'{p}_ms']:.2f} / {times[f'{p}_gflops']:.3g}" for p in PASSES]

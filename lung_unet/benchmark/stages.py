@@ -6,6 +6,7 @@ up to the step's: what is left, or too much, is shown as the remainder.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,9 @@ from lung_unet.benchmark.augment import measure_augmentation
 from lung_unet.benchmark.tables import print_table
 from lung_unet.benchmark.timing import Timing, measure
 from lung_unet.model import unet
-from lung_unet.model.layers import ACTIVATIONS, ConvBlock, max_pool
+from lung_unet.model.conv import max_pool3d
+from lung_unet.model.layers import ACTIVATIONS, Norm
+from lung_unet.model.levels import Axes, scales_of
 from lung_unet.model.losses import at_all_levels, make_loss
 from lung_unet.parallel.mesh import BATCH_AND_DEPTH, REPLICATED
 from lung_unet.train.optimizer import make_optimizer
@@ -37,10 +40,10 @@ def measure_stages(
         out_shardings=NamedSharding(mesh, REPLICATED),
     )()
     compute = unet.compute_dtype(config.model.dtype)
-    levels = len(module.encoder)
+    levels, scales = len(module.encoder), scales_of(config.model)
 
     def array(level: int, channels: int, dtype: jnp.dtype = compute) -> jax.Array:
-        size = [n // 2**level for n in config.data.patch]
+        size = [n // scale for n, scale in zip(config.data.patch, scales[level], strict=True)]
         shape = (config.train.batch_size, *size, channels)
         values = np.random.default_rng(level).standard_normal(shape, np.float32)
         return jax.device_put(values.astype(dtype), NamedSharding(mesh, BATCH_AND_DEPTH))
@@ -48,23 +51,21 @@ def measure_stages(
     def time(function: Callable, stage: nnx.Module, *inputs: jax.Array, wanted: bool = True):
         return measure(_with_gradients(function, stage, inputs, wanted), repeats)
 
-    def encode(blocks: nnx.List, x: jax.Array, pools: bool) -> jax.Array:
-        x = max_pool(x) if pools else x
+    def encode(blocks: nnx.List, x: jax.Array, pool: Axes = (1, 1, 1)) -> jax.Array:
+        x = max_pool3d(x, pool)
         for block in blocks:
             x = block(x)
         return x
 
     def decode(stage: nnx.Dict, x: jax.Array, skip: jax.Array) -> jax.Array:
-        return encode(stage.blocks, jnp.concatenate([stage.up(x), skip], -1), False)
+        return encode(stage.blocks, jnp.concatenate([stage.up(x), skip], -1))
 
     channels = tuple(config.model.channels)
     times: dict[str, list[Timing]] = {}
     for level, blocks in enumerate(module.encoder):
         x = array(level - 1, channels[level - 1]) if level else array(0, 1, jnp.float32)
-        pools = bool(level) and module.pools
-        times[f"encoder {level}"] = [
-            time(lambda m, x, p=pools: encode(m, x, p), blocks, x, wanted=level > 0)
-        ]
+        pool = module.strides[level - 1] if level and module.pools else (1, 1, 1)
+        times[f"encoder {level}"] = [time(partial(encode, pool=pool), blocks, x, wanted=level > 0)]
     for i, (up, blocks) in enumerate(zip(module.ups, module.decoder, strict=True)):
         level = levels - 2 - i
         inputs = array(level + 1, channels[level + 1]), array(level, channels[level])
@@ -84,25 +85,23 @@ def measure_stages(
     times["optimizer"] = [measure(_optimizing(config, params), repeats)]
     times[NORM] = []
     known: dict[tuple[int, int], Timing] = {}
-    for level, block in _blocks(module):
-        if block.norm is None:
-            continue
-        key = (level, block.norm.scale.shape[0])
+    for level, norm in _norms(module):
+        key = (level, norm.scale.shape[0])
         if key not in known:
             known[key] = time(
-                lambda norm, x: ACTIVATIONS[config.model.activation](norm(x)),
-                block.norm,
-                array(*key),
+                lambda norm, x: ACTIVATIONS[config.model.activation](norm(x)), norm, array(*key)
             )
         times[NORM].append(known[key])
     return times
 
 
-def _blocks(module: unet.UNet) -> Iterator[tuple[int, ConvBlock]]:
-    for level, blocks in enumerate(module.encoder):
-        yield from ((level, block) for block in blocks)
-    for i, blocks in enumerate(module.decoder):
-        yield from ((len(module.decoder) - 1 - i, block) for block in blocks)
+def _norms(module: unet.UNet) -> Iterator[tuple[int, Norm]]:
+    """(level, norm) of all of them; each is taken for one that an activation follows."""
+    for side in (module.encoder, list(module.decoder)[::-1]):
+        for level, stage in enumerate(side):
+            yield from (
+                (level, node) for _, node in nnx.iter_graph(stage) if isinstance(node, Norm)
+            )
 
 
 def _with_gradients(

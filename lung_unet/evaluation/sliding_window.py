@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from lung_unet.data.volume import AIR_HU, bounds
 from lung_unet.errors import InputError
+from lung_unet.model.levels import scales_of
 from lung_unet.parallel.mesh import REPLICATED
 from lung_unet.train.augment import window
 from lung_unet.train.step import Apply
@@ -80,11 +81,13 @@ def _mirrors(axes: tuple[int, ...]) -> np.ndarray:
 
 
 def _check(config: ConfigDict) -> None:
-    evaluation, multiple = config.evaluation, 2 ** (len(config.model.channels) - 1)
+    evaluation, multiples = config.evaluation, scales_of(config.model)[-1]
     size, axes = tuple(evaluation.window), tuple(evaluation.mirror_axes)
-    if size and (len(size) != 3 or any(n < 1 or n % multiple for n in size)):
+    if size and (
+        len(size) != 3 or any(n < 1 or n % m for n, m in zip(size, multiples, strict=True))
+    ):
         raise InputError(
-            f"config.evaluation.window = {size}: give three multiples of {multiple}, for "
+            f"config.evaluation.window = {size}: give multiples of {multiples}, for "
             f"{len(config.model.channels)} levels, or none for the patch"
         )
     if not 0 <= evaluation.overlap < 1:

@@ -42,15 +42,25 @@ def conv3d_transpose(x: Array, kernel: Array) -> Array:
     return _conv3d_transpose(x, kernel.astype(x.dtype))
 
 
-def max_pool3d(x: Array, window: int | Sequence[int] = 2) -> Array:
+def max_pool3d(x: Array, window: Sequence[int]) -> Array:
     """Returns the maxima of x over blocks of window, (B, D / wd, H / wh, W / ww, C).
 
     Window divides the axes of x (B, D, H, W, C). The gradient of a block is shared equally by the
     voxels that attain its maximum.
     """
-    wd, wh, ww = (window,) * 3 if isinstance(window, int) else window
+    return _blocks(x, window).max((2, 4, 6))
+
+
+def mean_pool3d(x: Array, window: Sequence[int]) -> Array:
+    """Returns the means of x over blocks of window, as `max_pool3d` the maxima."""
+    return _blocks(x, window).mean((2, 4, 6))
+
+
+def _blocks(x: Array, window: Sequence[int]) -> Array:
+    """(B, D / wd, wd, H / wh, wh, W / ww, ww, C) of x (B, D, H, W, C)."""
     b, d, h, w, c = x.shape
-    return x.reshape(b, d // wd, wd, h // wh, wh, w // ww, ww, c).max((2, 4, 6))
+    wd, wh, ww = window
+    return x.reshape(b, d // wd, wd, h // wh, wh, w // ww, ww, c)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,14 @@
 """The layers of the U-Net. Activations are (batch, depth, height, width, channel)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lung_unet.model.conv import conv3d, conv3d_transpose, max_pool3d
+from lung_unet.model.conv import conv3d, conv3d_transpose, mean_pool3d
+from lung_unet.model.levels import Axes
 
 LEAK = 0.01
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -29,7 +31,7 @@ class Conv(nnx.Module):
         channels_out: int,
         size: int,
         *,
-        stride: int = 1,
+        stride: Axes = (1, 1, 1),
         bias: bool,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
@@ -46,7 +48,7 @@ class Conv(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Doubles depth, height and width: a transposed convolution, or nearest and a 1×1×1 one."""
+    """Enlarges each axis by the stride: a transposed convolution, or nearest and a 1×1×1 one."""
 
     def __init__(
         self,
@@ -54,16 +56,18 @@ class Upsample(nnx.Module):
         channels_out: int,
         kind: str,
         *,
+        stride: Axes,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
-        size = 2 if kind == "transpose" else 1
-        shape = (size, size, size, channels_in, channels_out)
+        size = stride if kind == "transpose" else (1, 1, 1)
+        shape = (*size, channels_in, channels_out)
         # Every output voxel sees one tap of the kernel, so the fan-in is the channels alone.
         std = (1.0 / channels_in) ** 0.5
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape))
         self.bias = nnx.Param(jnp.zeros(channels_out))
         self.kind = kind
+        self.stride = stride
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -72,8 +76,8 @@ class Upsample(nnx.Module):
             y = conv3d_transpose(x.astype(self.dtype), kernel)
         else:  # the 1×1×1 convolution commutes with repeating voxels, and is cheaper before it
             y = conv3d(x.astype(self.dtype), kernel)
-            for axis in (1, 2, 3):
-                y = jnp.repeat(y, 2, axis)
+            for axis, n in enumerate(self.stride, 1):
+                y = jnp.repeat(y, n, axis)
         return y + self.bias[...].astype(self.dtype)
 
 
@@ -104,23 +108,24 @@ class Norm(nnx.Module):
 
 
 class ConvBlock(nnx.Module):
-    """Convolution → norm → activation."""
+    """Convolution → norm → activation, if there is one."""
 
     def __init__(
         self,
         channels_in: int,
         channels_out: int,
         *,
-        stride: int,
+        size: int = 3,
+        stride: Axes = (1, 1, 1),
         norm: str,
-        activation: str,
+        activation: str | None,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
         self.conv = Conv(
             channels_in,
             channels_out,
-            3,
+            size,
             stride=stride,
             bias=norm == "none",
             dtype=dtype,
@@ -133,9 +138,52 @@ class ConvBlock(nnx.Module):
         x = self.conv(x)
         if self.norm is not None:
             x = self.norm(x)
-        return ACTIVATIONS[self.activation](x)
+        return x if self.activation is None else ACTIVATIONS[self.activation](x)
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """Halves depth, height and width."""
-    return max_pool3d(x, 2)
+class ResidualBlock(nnx.Module):
+    """A basic block of ResNet-D (He et al. 2019, arXiv 1812.01187), as in nnU-Net's ResEnc.
+
+    Convolution → norm → activation → convolution → norm, plus the input, → activation. The input is
+    averaged over the stride, and where the channels change it goes through a 1×1×1 convolution and
+    norm.
+
+    With `draws` (batch, blocks), uniform in 0 … 1, a sample whose draw for block `number` is below
+    `drop_rate` passes by the convolutions, and they count for more in the others (stochastic depth,
+    Huang et al. 2016, arXiv 1603.09382), so that without draws the expectation is the same.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        stride: Axes = (1, 1, 1),
+        number: int = 0,
+        drop_rate: float = 0.0,
+        norm: str,
+        activation: str,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        conv = partial(ConvBlock, norm=norm, dtype=dtype, rngs=rngs)
+        self.first = conv(channels_in, channels_out, stride=stride, activation=activation)
+        self.second = conv(channels_out, channels_out, activation=None)
+        if self.second.norm is not None:  # it begins as if the convolutions were not there
+            self.second.norm.scale = nnx.Param(jnp.zeros(channels_out))
+        same = channels_in == channels_out
+        self.skip = None if same else conv(channels_in, channels_out, size=1, activation=None)
+        self.stride = stride
+        self.number = number
+        self.drop_rate = drop_rate
+        self.activation = activation
+
+    def __call__(self, x: jax.Array, draws: jax.Array | None = None) -> jax.Array:
+        y = self.second(self.first(x))
+        if draws is not None:
+            kept = draws[:, self.number, None, None, None, None] >= self.drop_rate
+            y = jnp.where(kept, y / (1 - self.drop_rate), 0)
+        x = mean_pool3d(x, self.stride)
+        if self.skip is not None:
+            x = self.skip(x)
+        return ACTIVATIONS[self.activation](x + y)

@@ -110,8 +110,8 @@ def make_loss(config: ConfigDict) -> Loss:
 
 
 def at_all_levels(loss: Loss) -> Loss:
-    """The loss of a list of logits at halving resolutions, finest first: the mean of `loss` with
-    weights 1/2^level.
+    """The loss of a list of logits at falling resolutions, finest first: the mean of `loss` with
+    weights 1/2^level, whatever the strides.
 
     Deep supervision as in nnU-Net (Isensee et al. 2021, doi 10.1038/s41592-020-01008-z): targets of
     a level are those of the nearest voxel. So are weights: what is ignored there is ignored here.
@@ -119,8 +119,8 @@ def at_all_levels(loss: Loss) -> Loss:
 
     def sums(levels: list[jax.Array], targets: jax.Array, weights: jax.Array) -> Sums:
         return [
-            loss.sums(logits, _nearest(targets, 2**level), _nearest(weights, 2**level))
-            for level, logits in enumerate(levels)
+            loss.sums(logits, _nearest(targets, logits.shape), _nearest(weights, logits.shape))
+            for logits in levels
         ]
 
     def of(sums: Sums) -> jax.Array:
@@ -134,10 +134,11 @@ def at_all_levels(loss: Loss) -> Loss:
     return Loss(sums, of)
 
 
-def _nearest(volume: jax.Array, step: int) -> jax.Array:
-    """Every step-th voxel of (batch, D, H, W), from the middle of its block (the upper of two)."""
-    b, *size = volume.shape
-    d, h, w = (n // step for n in size)
+def _nearest(volume: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Of a volume (batch, D, H, W) as many voxels as shape has, each from the middle of its block
+    (the upper of two)."""
+    b, d, h, w = shape
+    z, y, x = (n // m for n, m in zip(volume.shape[1:], shape[1:], strict=True))
     # A strided slice would gather a sharded depth; blocks stay where they are.
-    blocks = volume.reshape(b, d, step, h, step, w, step)
-    return blocks[:, :, step // 2, :, step // 2, :, step // 2]
+    blocks = volume.reshape(b, d, z, h, y, w, x)
+    return blocks[:, :, z // 2, :, y // 2, :, x // 2]

@@ -8,7 +8,16 @@ import onnx
 from flax import nnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lung_unet.model.layers import EPSILON, LEAK, Conv, ConvBlock, Norm, Upsample
+from lung_unet.model.layers import (
+    EPSILON,
+    LEAK,
+    Conv,
+    ConvBlock,
+    Norm,
+    ResidualBlock,
+    Upsample,
+)
+from lung_unet.model.levels import Axes
 from lung_unet.model.unet import UNet
 
 OPSET = 21  # the first whose group normalisation has a scale a channel
@@ -74,25 +83,41 @@ def _window(graph: _Graph, hu: str, low: float, high: float) -> str:
 
 def _unet(graph: _Graph, module: UNet, x: str) -> str:
     skips = []
-    for level, convs in enumerate(module.encoder):
+    for level, blocks in enumerate(module.encoder):
         if level and module.pools:
-            x = graph.add("MaxPool", x, kernel_shape=[2] * 3, strides=[2] * 3)
-        for block in convs:
-            x = _block(graph, block, x)
+            x = _pool(graph, "MaxPool", x, module.strides[level - 1])
+        for block in blocks:
+            add = _residual_block if isinstance(block, ResidualBlock) else _conv_block
+            x = add(graph, block, x)
         skips.append(x)
     skips.pop()
     for up, convs in zip(module.ups, module.decoder, strict=True):
         x = graph.add("Concat", _upsample(graph, up, x), skips.pop(), axis=1)
         for block in convs:
-            x = _block(graph, block, x)
+            x = _conv_block(graph, block, x)
     return _conv(graph, module.head, x)
 
 
-def _block(graph: _Graph, block: ConvBlock, x: str) -> str:
+def _residual_block(graph: _Graph, block: ResidualBlock, x: str) -> str:
+    y = _conv_block(graph, block.second, _conv_block(graph, block.first, x))
+    if block.stride != (1, 1, 1):
+        x = _pool(graph, "AveragePool", x, block.stride)
+    if block.skip is not None:
+        x = _conv_block(graph, block.skip, x)
+    return _activation(graph, block.activation, graph.add("Add", x, y))
+
+
+def _conv_block(graph: _Graph, block: ConvBlock, x: str) -> str:
     x = _conv(graph, block.conv, x)
     if block.norm is not None:
         x = _norm(graph, block.norm, x)
-    match block.activation:
+    return _activation(graph, block.activation, x)
+
+
+def _activation(graph: _Graph, name: str | None, x: str) -> str:
+    match name:
+        case None:
+            return x
         case "relu":
             return graph.add("Relu", x)
         case "leaky_relu":
@@ -101,15 +126,18 @@ def _block(graph: _Graph, block: ConvBlock, x: str) -> str:
             return graph.add("Gelu", x, approximate="tanh")
         case "silu":
             return graph.add("Mul", x, graph.add("Sigmoid", x))
-    raise NotImplementedError(block.activation)
+    raise NotImplementedError(name)
+
+
+def _pool(graph: _Graph, op: str, x: str, window: Axes) -> str:
+    return graph.add(op, x, kernel_shape=window, strides=window)
 
 
 def _conv(graph: _Graph, conv: Conv, x: str) -> str:
     kernel = _float32(conv.kernel).transpose(4, 3, 0, 1, 2)
     size = kernel.shape[-1]
     bias = [] if conv.bias is None else [_float32(conv.bias)]
-    pads, strides = [size // 2] * 6, [conv.stride] * 3
-    return graph.add("Conv", x, kernel, *bias, pads=pads, strides=strides)
+    return graph.add("Conv", x, kernel, *bias, pads=[size // 2] * 6, strides=conv.stride)
 
 
 def _norm(graph: _Graph, norm: Norm, x: str) -> str:
@@ -122,9 +150,10 @@ def _norm(graph: _Graph, norm: Norm, x: str) -> str:
 def _upsample(graph: _Graph, up: Upsample, x: str) -> str:
     kernel, bias = _float32(up.kernel), _float32(up.bias)
     if up.kind == "transpose":
-        return graph.add("ConvTranspose", x, kernel.transpose(3, 4, 0, 1, 2), bias, strides=[2] * 3)
+        kernel = kernel.transpose(3, 4, 0, 1, 2)
+        return graph.add("ConvTranspose", x, kernel, bias, strides=up.stride)
     x = graph.add("Conv", x, kernel.transpose(4, 3, 0, 1, 2), bias)
-    scales = np.array([1, 1, 2, 2, 2], np.float32)
+    scales = np.array([1, 1, *up.stride], np.float32)
     return graph.add(
         "Resize", x, "", scales,
         mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor",

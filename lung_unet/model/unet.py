@@ -1,7 +1,6 @@
 """3D U-Net (Çiçek et al. 2016, arXiv 1606.06650): an encoder, a decoder, and skips between them."""
 
 from functools import partial
-from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,10 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from lung_unet.errors import InputError
-from lung_unet.model.layers import ACTIVATIONS, NORMS, Conv, ConvBlock, Upsample, max_pool
+from lung_unet.model.conv import max_pool3d
+from lung_unet.model.encoders import ENCODERS, conv_stage
+from lung_unet.model.layers import ACTIVATIONS, NORMS, Conv, ResidualBlock, Upsample
+from lung_unet.model.levels import scales_of, strides_of
 
 DOWN = ("max_pool", "strided")
 UP = ("transpose", "nearest")
@@ -18,33 +20,27 @@ UP = ("transpose", "nearest")
 class UNet(nnx.Module):
     """Maps images (batch, D, H, W, 1) to logits (batch, D, H, W, 1) float32.
 
-    D, H and W must be divisible by 2^(levels - 1).
+    D, H and W must be multiples of the product of the strides along them.
     """
 
     def __init__(self, model: ConfigDict, dtype: jnp.dtype, rngs: nnx.Rngs):
         channels = tuple(model.channels)
         block = {"norm": model.norm, "activation": model.activation, "dtype": dtype, "rngs": rngs}
+        self.strides = strides_of(model)
         self.pools = model.down == "max_pool"
         self.remat = model.remat
-
-        def stage(channels_in: int, channels_out: int, stride: int) -> nnx.List:
-            widths = [channels_in] + [channels_out] * model.convs
-            return nnx.List(
-                ConvBlock(a, b, stride=stride if i == 0 else 1, **block)
-                for i, (a, b) in enumerate(pairwise(widths))
-            )
 
         def head(channels_in: int) -> Conv:
             return Conv(channels_in, 1, 1, bias=True, dtype=dtype, rngs=rngs)
 
-        stride = 1 if self.pools else 2
-        self.encoder = nnx.List(
-            stage(a, b, 1 if i == 0 else stride)
-            for i, (a, b) in enumerate(pairwise((1, *channels)))
+        convolved = ((1, 1, 1),) * len(self.strides) if self.pools else self.strides
+        self.encoder = ENCODERS[model.encoder](model, [(1, 1, 1), *convolved], **block)
+        steps = list(zip(channels, channels[1:], self.strides, strict=False))[::-1]
+        self.ups = nnx.List(
+            Upsample(b, a, model.up, stride=stride, dtype=dtype, rngs=rngs)
+            for a, b, stride in steps
         )
-        pairs = list(pairwise(channels))[::-1]
-        self.ups = nnx.List(Upsample(b, a, model.up, dtype=dtype, rngs=rngs) for a, b in pairs)
-        self.decoder = nnx.List(stage(2 * a, a, 1) for a, _ in pairs)
+        self.decoder = nnx.List(conv_stage(2 * a, a, model.convs, **block) for a, _, _ in steps)
         self.head = head(channels[0])
         # nnU-Net has a head at the decoder's lowest level too, and gives it a weight of 0.
         self.deep_heads = nnx.List(map(head, channels[1:-2] if model.deep_supervision else ()))
@@ -52,32 +48,35 @@ class UNet(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.head(self._features(x)[0]).astype(jnp.float32)
 
-    def all_levels(self, x: jax.Array) -> list[jax.Array]:
-        """The logits that training supervises, finest first: each has half the voxels an axis of
-        the one before, and the first are those of a call."""
+    def all_levels(self, x: jax.Array, draws: jax.Array | None = None) -> list[jax.Array]:
+        """The logits that training supervises, finest first: each is smaller by a stride than the
+        one before, and without draws the first are those of a call.
+
+        `draws` (batch, residual blocks), uniform in 0 … 1, decide the stochastic depth.
+        """
         heads = (self.head, *self.deep_heads)
         return [
             head(features).astype(jnp.float32)
-            for head, features in zip(heads, self._features(x), strict=False)
+            for head, features in zip(heads, self._features(x, draws), strict=False)
         ]
 
-    def _features(self, x: jax.Array) -> list[jax.Array]:
+    def _features(self, x: jax.Array, draws: jax.Array | None = None) -> list[jax.Array]:
         """The activations at the end of the network and of each level below it, finest first."""
         checkpoint = jax.checkpoint if self.remat else lambda stage: stage
         skips = []
         for level in range(len(self.encoder)):
-            x = checkpoint(partial(self._encode, level))(x)
+            x = checkpoint(partial(self._encode, level))(x, draws)
             skips.append(x)
         features = [skips.pop()]
         for i in range(len(self.decoder)):
             features.append(checkpoint(partial(self._decode, i))(features[-1], skips.pop()))
         return features[::-1]
 
-    def _encode(self, level: int, x: jax.Array) -> jax.Array:
+    def _encode(self, level: int, x: jax.Array, draws: jax.Array | None) -> jax.Array:
         if level and self.pools:
-            x = max_pool(x)
-        for conv in self.encoder[level]:
-            x = conv(x)
+            x = max_pool3d(x, self.strides[level - 1])
+        for block in self.encoder[level]:
+            x = block(x, draws) if isinstance(block, ResidualBlock) else block(x)
         return x
 
     def _decode(self, i: int, x: jax.Array, skip: jax.Array) -> jax.Array:
@@ -91,11 +90,12 @@ def build(config: ConfigDict, rngs: nnx.Rngs) -> UNet:
     """The U-Net that `config.model` describes, with fresh parameters.
 
     Raises:
-      InputError: a choice that does not exist, or a patch that the levels do not divide.
+      InputError: a choice that does not exist, or a patch that the strides do not divide.
     """
     model = config.model
     for field, known in (
-        ("norm", NORMS), ("activation", tuple(ACTIVATIONS)), ("down", DOWN), ("up", UP)
+        ("encoder", tuple(ENCODERS)), ("norm", NORMS), ("activation", tuple(ACTIVATIONS)),
+        ("down", DOWN), ("up", UP),
     ):  # fmt: skip
         if model[field] not in known:
             raise InputError(
@@ -105,11 +105,18 @@ def build(config: ConfigDict, rngs: nnx.Rngs) -> UNet:
         raise InputError("config.model: channels and convs must be at least 1")
     if model.norm == "group" and any(c % min(8, c) for c in model.channels):
         raise InputError("config.model.channels: group norm needs multiples of 8")
-    multiple = 2 ** (len(model.channels) - 1)
-    if any(n % multiple for n in config.data.patch):
+    if not 0 <= model.stochastic_depth < 1 or (
+        model.stochastic_depth and model.encoder != "residual"
+    ):
         raise InputError(
-            f"config.data.patch = {tuple(config.data.patch)}: {len(model.channels)} levels need "
-            f"multiples of {multiple}"
+            f"config.model.stochastic_depth = {model.stochastic_depth}: must be at least 0 and "
+            "below 1, and 0 unless config.model.encoder is residual"
+        )
+    patch, multiples = tuple(config.data.patch), scales_of(model)[-1]
+    if len(patch) != 3 or any(n % m for n, m in zip(patch, multiples, strict=True)):
+        raise InputError(
+            f"config.data.patch = {patch}: {len(model.channels)} levels need multiples of "
+            f"{multiples}"
         )
     return UNet(model, compute_dtype(model.dtype), rngs)
 

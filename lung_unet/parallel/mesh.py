@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from lung_unet.errors import InputError
+from lung_unet.model.levels import scales_of
 
 REPLICATED = PartitionSpec()
 BATCH = PartitionSpec("data")
@@ -45,11 +46,12 @@ def make_mesh(config: ConfigDict) -> Mesh:
             f"config.train.batch_size = {config.train.batch_size} is not a multiple of "
             f"config.mesh.data × config.train.accumulate = {data} × {parts}"
         )
-    multiple = space * 2 ** (len(config.model.channels) - 1)
-    if space > 1 and config.data.patch[0] % multiple:
+    coarsest = scales_of(config.model)[-1][0]
+    if space > 1 and config.data.patch[0] % (space * coarsest):
         raise InputError(
-            f"config.data.patch depth {config.data.patch[0]} is not a multiple of {multiple} = "
-            f"config.mesh.space {space} × 2^{len(config.model.channels) - 1}"
+            f"config.data.patch depth {config.data.patch[0]} is not a multiple of "
+            f"{space * coarsest} = config.mesh.space {space} × {coarsest}, by which the network's "
+            f"strides shrink it"
         )
     return _mesh(jax.devices()[: data * space], data, space)
 

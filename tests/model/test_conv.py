@@ -62,6 +62,8 @@ def assert_close(ours, theirs, tolerance):
 @example((3, 3, 3), (2, 2, 2), (4, 6, 4), 3, 2)
 @example((3, 3, 3), (2, 2, 2), (5, 7, 3), 1, 2)
 @example((2, 2, 2), (2, 2, 2), (5, 4, 7), 2, 2)
+@example((3, 3, 3), (1, 2, 2), (3, 6, 4), 2, 3)
+@example((3, 3, 3), (2, 1, 2), (4, 5, 6), 2, 1)
 @example((1, 3, 3), (1, 2, 2), (2, 5, 4), 1, 1)
 def test_value_and_gradients_are_those_of_lax(sizes, strides, shape, cin, cout):
     with jax.enable_x64(), pytest.MonkeyPatch.context() as patch:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lung_unet.model.layers import ConvBlock, Norm, Upsample, max_pool
+from lung_unet.model.layers import ConvBlock, Norm, Upsample
 
 RNGS = nnx.Rngs(0)
 
@@ -27,25 +27,20 @@ def test_norm_keeps_float32_statistics_of_bfloat16_activations():
 
 
 @pytest.mark.parametrize("kind", ["transpose", "nearest"])
-def test_upsampling_doubles_and_places_each_voxel_in_its_block(kind):
-    layer = Upsample(3, 5, kind, dtype=jnp.float32, rngs=RNGS)
+@pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 2)])
+def test_upsampling_places_each_voxel_in_its_block(kind, stride):
+    layer = Upsample(3, 5, kind, stride=stride, dtype=jnp.float32, rngs=RNGS)
     x = jnp.zeros((1, 4, 4, 4, 3)).at[0, 1, 2, 3].set(1.0)
     y = layer(x) - layer(jnp.zeros_like(x))
-    assert y.shape == (1, 8, 8, 8, 5)
+    assert y.shape == (1, *(4 * n for n in stride), 5)
     filled = np.argwhere(np.abs(np.asarray(y[0])).max(-1) > 0)
-    assert (filled.min(0) == (2, 4, 6)).all() and (filled.max(0) == (3, 5, 7)).all()
-
-
-def test_max_pool_halves():
-    x = jnp.arange(64.0).reshape(1, 4, 4, 4, 1)
-    np.testing.assert_array_equal(max_pool(x)[0, 0, 0, 0], [21.0])
+    first = np.multiply(stride, (1, 2, 3))
+    assert (filled.min(0) == first).all() and (filled.max(0) == first + stride - 1).all()
 
 
 def test_a_bias_is_kept_only_where_no_norm_takes_it_out():
     def leaves(norm):
-        block = ConvBlock(
-            2, 4, stride=1, norm=norm, activation="relu", dtype=jnp.float32, rngs=RNGS
-        )  # fmt: skip
+        block = ConvBlock(2, 4, norm=norm, activation="relu", dtype=jnp.float32, rngs=RNGS)
         return {path[0] + "." + path[1] for path, _ in nnx.to_flat_state(nnx.state(block))}
 
     assert leaves("none") == {"conv.kernel", "conv.bias"}

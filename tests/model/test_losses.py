@@ -106,6 +106,18 @@ def test_levels_are_weighted_by_halves_and_read_the_nearest_voxel(config, exampl
     assert losses.at_all_levels(loss)(levels, targets, weights) == pytest.approx(float(expected))
 
 
+def test_levels_of_any_stride_are_weighted_by_halves(config, example):
+    logits, targets, weights = example
+    loss = make(config, "dice_ce")
+    weights = weights.at[0, :2].set(0)
+    flat = logits[:, :, :2, :2]
+    near = (slice(None), slice(None), slice(1, None, 2), slice(1, None, 2))
+    expected = 2 / 3 * loss(logits, targets, weights)
+    expected += 1 / 3 * loss(flat, targets[near], weights[near])
+    found = losses.at_all_levels(loss)([logits, flat], targets, weights)
+    assert found == pytest.approx(float(expected))
+
+
 def test_what_is_ignored_is_ignored_at_every_level(config, example):
     logits, targets, weights = example
     loss = make(config, "dice_ce")

@@ -33,6 +33,7 @@ def test_equals_the_module(config, number):
     for field, known in (("norm", NORMS), ("activation", tuple(ACTIVATIONS)), ("up", unet.UP)):
         config.model[field] = known[number % len(known)]
     config.model.down = unet.DOWN[number // 2 % len(unet.DOWN)]
+    config.model.strides = (((2, 2, 2),), ((1, 2, 2),))[number % 2]
     module = module_of(config)
     images = np.random.default_rng(1).uniform(-1, 1, (2, 4, 8, 6, 1)).astype(np.float32)
     wanted = jax.jit(lambda x: module(x))(images)

@@ -23,7 +23,9 @@ def test_summary_counts_every_parameter(config, variant):
     "down, up", [("max_pool", "transpose"), ("strided", "transpose"), ("max_pool", "nearest")]
 )
 def test_flops_are_those_of_the_convolutions_that_run(config, down, up, monkeypatch):
-    config.model.update(channels=(8, 16, 32, 32), down=down, up=up, deep_supervision=True)
+    strides = (2, 2, 2), (1, 2, 2), (2, 2, 1)
+    config.model.update(channels=(8, 16, 32, 32), strides=strides, down=down, up=up)
+    config.model.deep_supervision = True
     flops = []
 
     def counting(function, taps):

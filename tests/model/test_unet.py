@@ -26,6 +26,26 @@ def test_logits_lie_on_the_input_grid(config, down, up):
     assert logits.shape == x.shape and logits.dtype == jnp.float32
 
 
+def test_each_level_has_its_strides(config):
+    config.model.update(
+        channels=(2, 3, 4, 5), strides=((1, 2, 2), (2, 2, 1), (2, 2, 2)), deep_supervision=True
+    )
+    config.data.patch = (4, 8, 20)
+    x = jnp.zeros((1, *config.data.patch, 1))
+
+    def shapes():
+        module = unet.build(config, nnx.Rngs(0))
+        return module.all_levels(x), module._features(x)
+
+    for config.model.down, config.model.up in itertools.product(unet.DOWN, unet.UP):
+        supervised, features = jax.eval_shape(shapes)
+        sizes = [(4, 8, 20), (4, 4, 10), (2, 2, 10), (1, 1, 5)]
+        assert [v.shape[1:4] for v in supervised] == sizes[:2]
+        assert [v.shape[1:] for v in features] == [
+            (*n, c) for n, c in zip(sizes, (2, 3, 4, 5), strict=True)
+        ]
+
+
 def test_output_follows_the_input_at_every_level(config):
     """A change of one voxel reaches the deepest level's field of view, and not far beyond."""
     config.model.update(channels=(4, 8, 8), norm="none")
@@ -68,6 +88,9 @@ def test_bfloat16_computes_close_to_float32(config):
         ({"up": "linear"}, "config.model.up"),
         ({"dtype": "float31"}, "config.model.dtype"),
         ({"channels": (4, 8, 16, 16, 16, 16)}, "config.data.patch"),
+        ({"strides": ((2, 2, 2), (2, 2, 2))}, "config.model.strides"),
+        ({"strides": (2,)}, "config.model.strides"),
+        ({"strides": ((3, 1, 1),)}, "config.model.strides"),
         ({"channels": (12, 16), "norm": "group"}, "config.model.channels"),
     ],
 )

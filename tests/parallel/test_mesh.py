@@ -25,6 +25,16 @@ def test_refuses_what_does_not_divide(config, mesh, batch, depth, named):
         make_mesh(config)
 
 
+def test_depth_is_divided_by_the_strides_along_it_alone(config):
+    config.mesh.space = 4
+    config.data.patch = (4, 16, 16)
+    config.model.strides = ((1, 2, 2),)
+    make_mesh(config)
+    config.model.strides = ((2, 1, 1),)
+    with pytest.raises(InputError, match=r"not a multiple of 8 = config\.mesh\.space 4 × 2"):
+        make_mesh(config)
+
+
 def test_a_batch_is_split_over_data_and_arrives_whole(config):
     config.mesh.update(data=2, space=2)
     mesh = make_mesh(config)
