@@ -21,7 +21,7 @@ from lung_unet.model.classifier import MIDDLE_RATING, RATINGS_A_UNIT
 from lung_unet.parallel.mesh import BATCH, REPLICATED
 from lung_unet.train.augment import augment, window
 from lung_unet.train.ranking import auc, average_precision, malignancy_scores
-from lung_unet.train.step import Apply, Batch, Gradient, Metrics
+from lung_unet.train.step import Apply, Batch, Gradient, Metrics, one_a_sample
 
 FOLDER = "candidates"  # of the workdir: where the crops lie
 NO_MINING = ConfigDict({"every": 0, "fraction": 0.0})  # the segmentation's marks are hard already
@@ -51,7 +51,7 @@ def opinions(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
-    """(params, batch, keys) → (loss, gradient, no metrics), of the batch augmented by the keys.
+    """(params, batch, key) → (loss, gradient, no metrics), of the batch augmented by the key.
 
     Raises:
       InputError: a mesh or an accumulation that only segmentation has.
@@ -68,8 +68,8 @@ def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
         augmented, mesh=mesh, in_specs=BATCH, out_specs=BATCH, check_vma=False
     )
 
-    def gradient(params: dict, batch: Batch, keys: jax.Array) -> tuple[jax.Array, dict, Metrics]:
-        images = augment_local(batch["hu"], keys)
+    def gradient(params: dict, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict, Metrics]:
+        images = augment_local(batch["hu"], one_a_sample(key, batch))
 
         def loss(params: dict) -> jax.Array:
             return opinion_loss(apply(params, images), batch, config.loss.malignancy_weight)

@@ -114,8 +114,13 @@ def targets_of(labels: jax.Array, data: ConfigDict) -> tuple[jax.Array, jax.Arra
     return targets * weights, weights
 
 
+def one_a_sample(key: jax.Array, batch: Batch) -> jax.Array:
+    """A key for each sample of a batch, folded from that of the step."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch["hu"].shape[0]))
+
+
 def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
-    """(params, batch, keys) → (loss, gradient, metrics) of segmentation; a key a sample augments.
+    """(params, batch, key) → (loss, gradient, metrics) of segmentation; the key augments.
 
     Metrics are there where hard negatives are mined: of each patch of the batch its block and
     false_positives, the probability outside the truth, summed over voxels.
@@ -131,7 +136,8 @@ def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
         partial(augment, config=config), mesh=mesh, in_specs=BATCH, out_specs=BATCH, check_vma=False
     )
 
-    def gradient(params: dict, batch: Batch, keys: jax.Array) -> tuple[jax.Array, dict, Metrics]:
+    def gradient(params: dict, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict, Metrics]:
+        keys = one_a_sample(key, batch)
         images, labels = augment_local(batch["hu"], batch["labels"], keys)
         images = jax.lax.with_sharding_constraint(images, inner)
         labels = jax.lax.with_sharding_constraint(labels, inner)
@@ -180,8 +186,7 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch["hu"].shape[0]))
-        loss, grads, metrics = gradient(state.params, batch, keys)
+        loss, grads, metrics = gradient(state.params, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         rate = 1 - ema_decay(config, state.step)
