@@ -1,6 +1,6 @@
 """Score a trained model on a split of the data that it was trained on, or compare two runs.
 
-    python -m lung_unet.evaluate --workdir=DIR [--split=test] [--data=DIR]
+    python -m lung_unet.evaluate --workdir=DIR [--split=test] [--data=DIR] [--classifier=DIR]
     python -m lung_unet.evaluate --compare A B [--split=test] [--json=FILE]
 
 Uses the checkpoint of the best validation Dice, and thresholds chosen on the validation split
@@ -13,11 +13,15 @@ goes on where it was. Writes to the workdir:
                          the files in froc/
     report.html          and its figures, in figures/
 
+With --classifier, the workdir of a run of configs/classifier3d.py, metrics and report also have the
+FROC of the same marks as both stages score them; candidates_second_stage.csv lists them.
+
 --compare takes the workdirs of two runs that were scored on the same split.
 """
 
 import json
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -27,14 +31,24 @@ from lung_unet.data.manifest import SPLITS, Dataset
 from lung_unet.errors import InputError
 from lung_unet.files import write_text
 
+if TYPE_CHECKING:
+    from lung_unet.evaluation.judge import SecondStage
 
-def evaluate(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset, split: str) -> dict:
-    """Scores the workdir's best checkpoint on a split and returns what metrics.json holds."""
+
+def evaluate(
+    workdir: pathlib.Path,
+    config: ConfigDict,
+    dataset: Dataset,
+    split: str,
+    second: "SecondStage | None" = None,
+) -> dict:
+    """Scores the workdir's best checkpoint on a split, also with a second stage if one is given,
+    and returns what metrics.json holds."""
     from lung_unet.evaluation.split import evaluate_split
     from lung_unet.restore import restore_predictor
 
     predictor, step = restore_predictor(workdir, config)
-    return evaluate_split(predictor, config, dataset, split, workdir, step)
+    return evaluate_split(predictor, config, dataset, split, workdir, step, second)
 
 
 def print_metrics(metrics: dict) -> None:
@@ -58,6 +72,10 @@ def print_metrics(metrics: dict) -> None:
         row(f"sensitivity at {rate} false positives a scan", value, intervals["sensitivity"][rate])
     for name, value in metrics["thresholds"].items():
         row(name, value)
+    second = metrics.get("second_stage", {})
+    for name, value in second.items():
+        if isinstance(value, int | float | None):
+            row(f"second stage, {name}", value, second["intervals"].get(name))
     Console().print(table)
 
 
@@ -87,6 +105,7 @@ def _main(*rest: str) -> None:
         raise InputError(f"unexpected argument {rest[0]!r}; see --help")
     command.set_up_jax()
     from lung_unet import workdir as runs
+    from lung_unet.evaluation.judge import open_second_stage
 
     workdir = pathlib.Path(command.required("workdir"))
     run = runs.load(workdir)
@@ -96,7 +115,10 @@ def _main(*rest: str) -> None:
             f"{dataset.folder}: is not the dataset, or the version of it, that {workdir} was "
             "trained on; its test scans may have been trained on"
         )
-    print_metrics(evaluate(workdir, run.config, dataset, flags.FLAGS.split))
+    second = None
+    if flags.FLAGS.classifier:
+        second = open_second_stage(pathlib.Path(flags.FLAGS.classifier), run)
+    print_metrics(evaluate(workdir, run.config, dataset, flags.FLAGS.split, second))
     print(f"metrics  {workdir / 'metrics.json'}")
     print(f"report   {workdir / 'report.html'}")
     return None
@@ -106,6 +128,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of the training run.")
     flags.DEFINE_string("split", "test", f"One of {', '.join(SPLITS)}.")
     flags.DEFINE_string("data", None, "The prepared dataset, where it has moved since.")
+    flags.DEFINE_string("classifier", None, "Folder of the second stage's training run.")
     flags.DEFINE_string("compare", None, "Workdirs of two scored runs: --compare A B.")
     flags.DEFINE_string("json", None, "File to write the comparison to.")
     command.run(_main, positionals=1)

@@ -1,6 +1,7 @@
 """Segment lung nodules in chest CTs.
 
     python -m lung_unet.predict --workdir=DIR --input=PATH --output=DIR [--backend=onnx|openvino]
+                                [--classifier=DIR]
 
 PATH is an image file (.mhd, .mha, .nii, .nii.gz, .nrrd, .nhdr), a folder of such files, or a
 folder of DICOM files, with any number of series in it and below it. Each scan has a name: of its
@@ -15,6 +16,10 @@ suffix and series add their UID. For each scan, the output folder gets
     NAME_finding_001.png       each finding in three planes
     NAME_segmentation.dcm      for DICOM, where something was found: a DICOM Segmentation; it copies
                                patient and study of the source, and no other file does
+
+With --classifier, the workdir of a run of configs/classifier3d.py, findings also have the second
+stage's nodule_probability, malignancy (1 to 5) and score of both stages, and a PNG
+NAME_finding_001_why.png of what it looked at.
 
 A scan that cannot be read is named in a line, the others go on, and the command exits 1.
 """
@@ -47,7 +52,11 @@ def read(settings: Settings, source: Input) -> tuple[Scan, Volume]:
 
 
 def predict(
-    workdir: pathlib.Path, path: pathlib.Path, output: pathlib.Path, backend: str = "jax"
+    workdir: pathlib.Path,
+    path: pathlib.Path,
+    output: pathlib.Path,
+    backend: str = "jax",
+    classifier: pathlib.Path | None = None,
 ) -> None:
     """Writes what the model finds in each scan of a file or folder to the output folder.
 
@@ -59,6 +68,7 @@ def predict(
     """
     from lung_unet import workdir as runs
     from lung_unet.evaluation.dicom_segmentation import write_segmentation
+    from lung_unet.evaluation.judge import open_second_stage
     from lung_unet.evaluation.operating_point import operating_point
     from lung_unet.evaluation.prediction import predict_scan
     from lung_unet.evaluation.prediction_files import write_prediction
@@ -84,13 +94,16 @@ def predict(
         predictor, step = restore_predictor(workdir, run.config, backend)
         point = operating_point(workdir, run.config, step)
         made_with = {"checkpoint_step": step, "threshold": point.threshold}
+        second = open_second_stage(classifier, run) if classifier else None
+        if second:
+            made_with["classifier_step"] = second.settings["step"]
         for source, result in track(scans, "predict", len(inputs.scans), disable=total == 1):
             if isinstance(result, InputError):
                 fail(result)
                 continue
             scan, volume = result
             print(f"{source}: {describe(scan, volume)}; checkpoint of step {step}")
-            prediction = predict_scan(predictor, scan, volume, point)
+            prediction = predict_scan(predictor, scan, volume, point, second)
             try:
                 write_prediction(output, source.name, prediction, made_with)
                 if source.slices and prediction.detections:
@@ -124,12 +137,14 @@ def main() -> None:
     )
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: is a file; give a folder as --output")
-    predict(workdir, path, output, flags.FLAGS.backend)
+    classifier = flags.FLAGS.classifier
+    predict(workdir, path, output, flags.FLAGS.backend, classifier and pathlib.Path(classifier))
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of the training run.")
     flags.DEFINE_string("input", None, "An image file, or a folder of image files or DICOM series.")
     flags.DEFINE_string("output", None, "Folder to write to.")
+    flags.DEFINE_string("classifier", None, "Folder of the second stage's training run.")
     flags.DEFINE_string("backend", "jax", "What runs the network: jax; onnx or openvino, on a CPU.")
     command.run(main)

@@ -28,8 +28,14 @@ def restore_predictor(
     on the CPU alone.
 
     Raises:
-      InputError: there is no checkpoint, or it is of another model; there is no such backend.
+      InputError: there is no checkpoint, or it is of another model or a classifier's; there is no
+        such backend.
     """
+    if config.get("task") == "classification":
+        raise InputError(
+            f"{workdir}: is a classifier; give it as --classifier, and as --workdir the "
+            "segmentation run that it was trained beside"
+        )
     if backend == "jax":
         mesh = make_local_mesh(config)
         apply, params, step = _restore_params(workdir, config, mesh)

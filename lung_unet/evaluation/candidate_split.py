@@ -11,6 +11,7 @@ from lung_unet.errors import InputError
 from lung_unet.evaluation import second_stage
 from lung_unet.evaluation.collect import Collector
 from lung_unet.evaluation.judge import SecondStage, identity_of, store
+from lung_unet.evaluation.second_stage_report import WHY_NOT, why_no_auc
 from lung_unet.files import write_text
 from lung_unet.restore import restore_classifier
 from lung_unet.workdir import identity
@@ -41,7 +42,7 @@ def evaluate_candidates(
         weight, cpm = given, None
     store(workdir, SecondStage(classifier, weight, rated, settings), cpm)
     scans = judged(split, weight)
-    measured, _ = second_stage.measure(scans, weight)
+    measured, _, _ = second_stage.measure(scans, weight)
     metrics = {
         **{k: v for k, v in measured.items() if k not in ("weight", "first_stage", "intervals")},
         "first_stage_cpm": measured["first_stage"] and measured["first_stage"]["cpm"],
@@ -56,9 +57,6 @@ def evaluate_candidates(
         "step": step,
     }
     write_text(workdir / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
-    if measured["malignancy_auc"] is None:
-        print(
-            "malignancy AUC is not defined: the nodules found are rated "
-            + ("on one side of 3 only" if measured["rated"] else "by nobody")
-        )
+    if reason := why_no_auc(measured):
+        print(WHY_NOT.format(reason))
     return metrics

@@ -136,8 +136,6 @@ class Collector:
 
     def _open_segmentation(self, workdir: pathlib.Path) -> Finder:
         run = runs.load(workdir)
-        if run.config.get("task", "segmentation") != "segmentation":
-            raise InputError(f"{workdir}: is no segmentation run; give one's --workdir")
         if (run.data, run.config.data.fold) != (
             self.settings["data"], self.settings["fold"]
         ):  # fmt: skip

@@ -4,7 +4,7 @@ import base64
 import dataclasses
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -18,20 +18,13 @@ from lung_unet.evaluation.attribution_map import draw_attribution
 from lung_unet.evaluation.classifier import CandidateClassifier
 from lung_unet.evaluation.froc import finding_rows, within
 from lung_unet.evaluation.resume import each_scan, saved
-from lung_unet.evaluation.second_stage import pooled
+from lung_unet.evaluation.second_stage import Opinion, pooled
 from lung_unet.files import write_text
 from lung_unet.restore import restore_classifier
 
 NAME = "second_stage.json"
 FALSE_POSITIVES = 3  # drawn a scan
-
-
-class Opinion(NamedTuple):
-    """What the second stage says of one finding."""
-
-    nodule_probability: float
-    malignancy: float | None  # 1 to 5; None where it was trained without ratings
-    score: float  # of both stages
+FALSE = "False positive"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,6 +84,7 @@ class SecondStage:
                 {
                     "series_uid": record.series_uid,
                     "title": title,
+                    "false": title == FALSE,
                     **opinions[number]._asdict(),
                     "png": base64.b64encode(png).decode(),
                 }
@@ -109,7 +103,7 @@ class SecondStage:
             picture(best, f"Nodule of {finding.diameter_mm:.1f} mm, {said}")
         false = np.flatnonzero(~hits.any(1) & ~ignored)
         for number in false[np.argsort(-scores[false])][:FALSE_POSITIVES].tolist():
-            picture(number, "False positive")
+            picture(number, FALSE)
         return {
             "series_uid": record.series_uid,
             "marks": marks,

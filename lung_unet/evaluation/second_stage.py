@@ -6,7 +6,7 @@ is a choice too. The weight is chosen on the validation split by CPM and kept, w
 depends on, in second_stage.json of the classifier's workdir; ties go to one half.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit, logit
@@ -24,6 +24,14 @@ from lung_unet.train.ranking import auc, average_precision, malignancy_scores
 
 WEIGHTS = tuple(np.linspace(0, 1, 11).round(1).tolist())
 CERTAIN = 1e-7  # never nearer to 0 or 1, so that one stage cannot silence the other
+
+
+class Opinion(NamedTuple):
+    """What the second stage says of one finding."""
+
+    nodule_probability: float
+    malignancy: float | None  # 1 to 5; None where it was trained without ratings
+    score: float  # of both stages
 
 
 def pooled(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
@@ -65,12 +73,13 @@ def best_weight(scans: list[dict]) -> tuple[float, float | None]:
     return weight, cpm
 
 
-def measure(scans: list[dict], weight: float) -> tuple[dict[str, Any], Froc]:
-    """What metrics.json holds of the second stage, and its FROC. None is what is not defined.
+def measure(scans: list[dict], weight: float) -> tuple[dict[str, Any], Froc, Froc | None]:
+    """(what metrics.json holds of the second stage, its FROC, that of the segmentation alone).
 
     cpm, sensitivity: of both stages; first_stage: those of the segmentation's score, where marks
     have one; cpm_gain: the difference, its interval over the same resamples; auc,
-    average_precision: of the classifier alone, marks on nodules against marks on nothing.
+    average_precision: of the classifier alone, marks on nodules against marks on nothing. None is
+    what is not defined, as the first stage's FROC where a list gave the marks.
     """
     bootstrap = RESAMPLES if len(scans) > 1 else 0
     froc = froc_at(scans, weight, bootstrap)
@@ -99,7 +108,7 @@ def measure(scans: list[dict], weight: float) -> tuple[dict[str, Any], Froc]:
                 (froc.resamples - first.resamples)[:, COARSE].mean(1)
             ),
         },
-    }, froc  # fmt: skip
+    }, froc, first  # fmt: skip
 
 
 def _by_rate(froc: Froc) -> dict[str, float | None]:

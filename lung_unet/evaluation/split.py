@@ -13,11 +13,14 @@ from lung_unet import __version__
 from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.tables import COLUMNS
+from lung_unet.evaluation.judge import SecondStage
 from lung_unet.evaluation.operating_point import OperatingPoint, choose
 from lung_unet.evaluation.pictures import Picture
 from lung_unet.evaluation.report import write_report
 from lung_unet.evaluation.resume import each_scan, folder_of, made_with
 from lung_unet.evaluation.scoring import score_scan
+from lung_unet.evaluation.second_stage import measure, rows_of
+from lung_unet.evaluation.second_stage_report import Judged
 from lung_unet.evaluation.sliding_window import Predictor
 from lung_unet.evaluation.strata import stratify
 from lung_unet.evaluation.summary import froc_of, summarise
@@ -33,11 +36,13 @@ def evaluate_split(
     split: str,
     workdir: pathlib.Path,
     step: int,
+    second: SecondStage | None = None,
 ) -> dict:
     """Scores every scan of a split and writes all that lung_unet.evaluate writes.
 
     Returns what metrics.json holds. Overlap and surfaces are taken on each scan's own grid. Scans
-    that were scored before, with the same checkpoint and settings, are not scored again.
+    that were scored before, with the same checkpoint and settings, are not scored again. With a
+    second stage, metrics and report also have what it makes of the same marks.
     """
     point = choose(predictor, config, dataset, workdir, step)
     settings = made_with(workdir, config, identity(dataset), step) | {"point": vars(point)}
@@ -58,6 +63,9 @@ def evaluate_split(
         "split": split,
         "step": step,
     }
+    judged = judge(second, dataset, split, scored, workdir, settings) if second else None
+    if judged:
+        metrics["second_stage"] = judged.metrics
     scans = [scan_row(scan) for scan in scored]
     write_text(workdir / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
     write_rows(workdir / "scans.csv", scans)
@@ -73,8 +81,35 @@ def evaluate_split(
         curves=read_rows(workdir / JSONL),
         facts=facts(config, dataset, step, point),
         froc=froc,
+        judged=judged,
     )
     return metrics
+
+
+def judge(
+    second: SecondStage,
+    dataset: Dataset,
+    split: str,
+    scored: list[dict],
+    workdir: pathlib.Path,
+    settings: dict,
+) -> Judged:
+    """What the second stage makes of the marks of scored scans; writes them to
+    candidates_second_stage.csv."""
+    folder = folder_of(workdir, f"second_stage_{split}")
+    scans = second.judge_split(dataset, split, scored, folder, settings)
+    metrics, froc, first = measure(scans, second.weight)
+    assert first is not None  # each of these marks has a probability
+    rows = (
+        (s["series_uid"], x, y, z, score, probability, *opinion)
+        for s, own in zip(scans, rows_of(scans, second.weight), strict=True)
+        for (z, y, x, score), (*_, probability), opinion in zip(
+            own.tolist(), s["marks"], s["opinions"], strict=True
+        )
+    )
+    columns = (*COLUMNS, "probability", "first_stage", "nodule_probability", "malignancy")
+    _write_csv(workdir / "candidates_second_stage.csv", columns, rows)
+    return Judged(metrics, froc, first, [p for scan in scans for p in scan["pictures"]])
 
 
 def scan_row(scan: dict) -> dict[str, Any]:
