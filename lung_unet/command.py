@@ -104,6 +104,20 @@ def required(name: str) -> str:
     return value
 
 
+def workdirs() -> list[pathlib.Path]:
+    """The folders of --workdir, which may be given several times or hold several after commas.
+
+    Raises:
+      InputError: there is none, or one is given twice.
+    """
+    given = [[text] if os.path.isdir(text) else text.split(",") for text in required("workdir")]
+    paths = [pathlib.Path(text) for texts in given for text in texts]
+    for path in paths:
+        if sum(path.resolve() == other.resolve() for other in paths) > 1:
+            raise InputError(f"--workdir={path}: is given twice; give each run once")
+    return paths
+
+
 def set_up_jax() -> None:
     """Keeps compiled programs on disk, so that a restart compiles nothing again, and freed memory.
 

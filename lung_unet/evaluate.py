@@ -1,11 +1,14 @@
-"""Score a trained model on a split of the data that it was trained on, or compare two runs.
+"""Score a trained model, or the mean of several, on a split; gather folds; compare two runs.
 
-    python -m lung_unet.evaluate --workdir=DIR [--split=test] [--data=DIR] [--classifier=DIR]
+    python -m lung_unet.evaluate --workdir=DIR [--split=test] [--data=DIR] [--output=DIR]
+                                 [--classifier=DIR]
+    python -m lung_unet.evaluate --workdir=A,B,C --output=DIR [--split=test] [--data=DIR]
+    python -m lung_unet.evaluate --gather FOLD0 FOLD1 … --output=DIR [--split=test]
     python -m lung_unet.evaluate --compare A B [--split=test] [--json=FILE]
 
 Uses the checkpoint of the best validation Dice, and thresholds chosen on the validation split
 (operating_point.json). Scans that are scored are kept in evaluation/, so that an interrupted run
-goes on where it was. Writes to the workdir:
+goes on where it was. Writes to --output, which is the workdir unless it is given:
 
     metrics.json         every metric, with 95 % intervals over resamples of the scans
     scans.csv            nodules.csv: a row each
@@ -13,42 +16,58 @@ goes on where it was. Writes to the workdir:
                          the files in froc/
     report.html          and its figures, in figures/
 
+Of several workdirs the probabilities are averaged, each network with its own windows, mirrors and
+intensities; their spacing, margin and truth must be the same. Runs of one fold (other seeds, other
+networks) are scored on its splits. Runs of several folds are scored on new scans: what is a test
+scan to one the others were trained on. --data=DIR names a prepared dataset of such scans, for one
+run too; its validation split chooses the thresholds, and a scan that a run was trained on is
+refused.
+
+--gather takes the folders of scored folds, each a run's or an ensemble's, and scores all their
+scans together: LUNA16's cross-validation, with the FROC of the union of their marks.
+--compare takes two folders that were scored on the same scans: of runs, ensembles, or gathered.
+
 With --classifier, the workdir of a run of configs/classifier3d.py, metrics and report also have the
 FROC of the same marks as both stages score them; candidates_second_stage.csv lists them.
-
---compare takes the workdirs of two runs that were scored on the same split.
 """
 
 import json
 import pathlib
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from lung_unet import command
 from lung_unet.data.manifest import SPLITS, Dataset
 from lung_unet.errors import InputError
 from lung_unet.files import write_text
+from lung_unet.workdir import Run
 
 if TYPE_CHECKING:
     from lung_unet.evaluation.judge import SecondStage
 
 
 def evaluate(
-    workdir: pathlib.Path,
-    config: ConfigDict,
+    runs: Sequence[Run],
     dataset: Dataset,
     split: str,
+    output: pathlib.Path,
     second: "SecondStage | None" = None,
 ) -> dict:
-    """Scores the workdir's best checkpoint on a split, also with a second stage if one is given,
-    and returns what metrics.json holds."""
-    from lung_unet.evaluation.split import evaluate_split
-    from lung_unet.restore import restore_predictor
+    """Scores the best checkpoint of a run, or the mean of several, on a split of a dataset, also
+    with a second stage if one is given.
 
-    predictor, step = restore_predictor(workdir, config)
-    return evaluate_split(predictor, config, dataset, split, workdir, step, second)
+    Writes to the output folder, and returns what metrics.json there holds.
+    """
+    from lung_unet.evaluation.resume import member
+    from lung_unet.evaluation.split import evaluate_split
+    from lung_unet.restore import restore_runs
+
+    predictor, steps = restore_runs(runs)
+    members = [member(run, step) for run, step in zip(runs, steps, strict=True)]
+    return evaluate_split(predictor, runs[0].config, dataset, split, output, members, second)
 
 
 def print_metrics(metrics: dict) -> None:
@@ -56,11 +75,16 @@ def print_metrics(metrics: dict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    def row(name: str, value: float | None, ends: list[float] | None = None) -> None:
-        shown = "–" if value is None else f"{value:.3f}" if isinstance(value, float) else value
-        table.add_row(name, str(shown), f"{ends[0]:.3f} – {ends[1]:.3f}" if ends else "")
+    def shown(value: float | list | None) -> str:
+        if isinstance(value, list):
+            return ", ".join(map(shown, value))
+        return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
-    table = Table(title=f"{metrics['split']} split, checkpoint of step {metrics['step']}")
+    def row(name: str, value: float | list | None, ends: list[float] | None = None) -> None:
+        table.add_row(name, shown(value), f"{ends[0]:.3f} – {ends[1]:.3f}" if ends else "")
+
+    steps = str(metrics["step"]).replace("[", "").replace("]", "")
+    table = Table(title=f"{metrics['split']} split, checkpoint of step {steps}")
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
@@ -83,6 +107,8 @@ def _compare(first: str, rest: tuple[str, ...]) -> None:
     from lung_unet.evaluation.compare import compare, print_comparison
 
     workdirs = [first, *rest] if rest else first.split(",")
+    if len(workdirs) > 2:
+        raise InputError(f"unexpected argument {workdirs[2]!r}; see --help")
     if len(workdirs) != 2:
         raise InputError("--compare takes two workdirs, as --compare A B; see --help")
     comparison = compare(pathlib.Path(workdirs[0]), pathlib.Path(workdirs[1]), flags.FLAGS.split)
@@ -96,39 +122,64 @@ def _compare(first: str, rest: tuple[str, ...]) -> None:
             ) from error
 
 
+def _gather(first: str, rest: tuple[str, ...]) -> None:
+    from lung_unet.evaluation.gather import gather
+
+    folders = [first, *rest] if rest else first.split(",")
+    output = pathlib.Path(command.required("output"))
+    _show(gather([pathlib.Path(f) for f in folders], flags.FLAGS.split, output), output)
+
+
+def _evaluate() -> None:
+    command.set_up_jax()
+    from lung_unet import workdir as runs
+    from lung_unet.evaluation.judge import open_second_stage
+    from lung_unet.members import check_together, dataset_to_score
+
+    workdirs = command.workdirs()
+    members = [runs.load(workdir) for workdir in workdirs]
+    check_together(members)
+    dataset = dataset_to_score(members, flags.FLAGS.data, flags.FLAGS.split)
+    output = pathlib.Path(flags.FLAGS.output or workdirs[0])
+    alone = len(members) == 1 and runs.identity(dataset) == members[0].data
+    if not (alone or flags.FLAGS.output):
+        raise InputError(
+            "--output is missing: where several runs, or one on other data, leave their scores"
+        )
+    if (output / runs.NAME).exists() and not (alone and output.samefile(workdirs[0])):
+        raise InputError(f"{output}: is the workdir of a run; choose another --output")
+    classifier = flags.FLAGS.classifier
+    second = open_second_stage(pathlib.Path(classifier), members[0]) if classifier else None
+    _show(evaluate(members, dataset, flags.FLAGS.split, output, second), output)
+
+
+def _show(metrics: dict, output: pathlib.Path) -> None:
+    print_metrics(metrics)
+    print(f"metrics  {output / 'metrics.json'}")
+    print(f"report   {output / 'report.html'}")
+
+
 def _main(*rest: str) -> None:
     if flags.FLAGS.split not in SPLITS:
         raise InputError(f"--split={flags.FLAGS.split}: choose one of {', '.join(SPLITS)}")
     if flags.FLAGS.compare is not None:
         return _compare(flags.FLAGS.compare, rest)
+    if flags.FLAGS.gather is not None:
+        return _gather(flags.FLAGS.gather, rest)
     if rest:
         raise InputError(f"unexpected argument {rest[0]!r}; see --help")
-    command.set_up_jax()
-    from lung_unet import workdir as runs
-    from lung_unet.evaluation.judge import open_second_stage
-
-    workdir = pathlib.Path(command.required("workdir"))
-    run = runs.load(workdir)
-    dataset = Dataset(flags.FLAGS.data or run.dataset, run.config.data.fold)
-    if runs.identity(dataset) != run.data:
-        raise InputError(
-            f"{dataset.folder}: is not the dataset, or the version of it, that {workdir} was "
-            "trained on; its test scans may have been trained on"
-        )
-    second = None
-    if flags.FLAGS.classifier:
-        second = open_second_stage(pathlib.Path(flags.FLAGS.classifier), run)
-    print_metrics(evaluate(workdir, run.config, dataset, flags.FLAGS.split, second))
-    print(f"metrics  {workdir / 'metrics.json'}")
-    print(f"report   {workdir / 'report.html'}")
-    return None
+    return _evaluate()
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of the training run.")
+    flags.DEFINE_multi_string("workdir", None, "Folder of a training run; several as A,B,C.")
     flags.DEFINE_string("split", "test", f"One of {', '.join(SPLITS)}.")
-    flags.DEFINE_string("data", None, "The prepared dataset, where it has moved since.")
+    flags.DEFINE_string(
+        "data", None, "The prepared dataset, where it has moved since; or one of new scans."
+    )
     flags.DEFINE_string("classifier", None, "Folder of the second stage's training run.")
-    flags.DEFINE_string("compare", None, "Workdirs of two scored runs: --compare A B.")
+    flags.DEFINE_string("output", None, "Folder to write to, in place of the workdir.")
+    flags.DEFINE_string("gather", None, "Folders of scored folds: --gather FOLD0 FOLD1 …")
+    flags.DEFINE_string("compare", None, "Folders of two scored runs: --compare A B.")
     flags.DEFINE_string("json", None, "File to write the comparison to.")
-    command.run(_main, positionals=1)
+    command.run(_main, positionals=sys.maxsize)

@@ -68,7 +68,7 @@ def export_network(workdir: pathlib.Path, format: str, out: pathlib.Path) -> Non
     run = runs.load(workdir)
     module, step = restore_module(workdir, run.config)
     data, evaluation = run.config.data, run.config.evaluation
-    point = operating_point(workdir, run.config, step)
+    point = operating_point([run], [step], workdir)
     size = tuple(evaluation.window or data.patch)
     shape = ("batch", *size)
     network = FORMATS[format](module, shape, tuple(data.window_hu))

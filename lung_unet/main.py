@@ -47,7 +47,7 @@ def run_job(start: float) -> None:
     from lung_unet.train.goodput import Goodput
     from lung_unet.train.loop import train
     from lung_unet.train.preemption import Preemption
-    from lung_unet.workdir import claim
+    from lung_unet.workdir import claim, load
 
     config, first = _CONFIG.value, jax.process_index() == 0
     classifies = config.task == "classification"
@@ -76,8 +76,11 @@ def run_job(start: float) -> None:
         return
     with Preemption(alone=True), goodput.spending("evaluation"):
         if first:
-            score = evaluate_candidates if classifies else evaluate
-            metrics = score(workdir, config, dataset, "test")
+            metrics = (
+                evaluate_candidates(workdir, config, dataset, "test")
+                if classifies
+                else evaluate([load(workdir)], dataset, "test", workdir)
+            )
         distributed.wait("evaluation")
     if not first:
         return

@@ -2,6 +2,10 @@
 
     python -m lung_unet.predict --workdir=DIR --input=PATH --output=DIR [--backend=onnx|openvino]
                                 [--classifier=DIR]
+    python -m lung_unet.predict --workdir=A,B,C --thresholds=DIR --input=PATH --output=DIR
+
+Of several runs the probabilities are averaged; DIR is where lung_unet.evaluate has scored them
+together, and so chosen their thresholds.
 
 PATH is an image file (.mhd, .mha, .nii, .nii.gz, .nrrd, .nhdr), a folder of such files, or a
 folder of DICOM files, with any number of series in it and below it. Each scan has a name: of its
@@ -26,6 +30,7 @@ A scan that cannot be read is named in a line, the others go on, and the command
 
 import pathlib
 import sys
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -52,15 +57,18 @@ def read(settings: Settings, source: Input) -> tuple[Scan, Volume]:
 
 
 def predict(
-    workdir: pathlib.Path,
+    workdirs: Sequence[pathlib.Path],
     path: pathlib.Path,
     output: pathlib.Path,
     backend: str = "jax",
+    thresholds: pathlib.Path | None = None,
     classifier: pathlib.Path | None = None,
 ) -> None:
     """Writes what the model finds in each scan of a file or folder to the output folder.
 
-    The model is restored and compiled once; a scan is read while the one before it is predicted.
+    The model is the mean of the workdirs' runs, its thresholds those that were chosen in the folder
+    `thresholds`, or in the workdir of one alone. It is restored and compiled once; a scan is read
+    while the one before it is predicted.
 
     Raises:
       InputError: no run, no scan, an output that cannot be written, or scans that failed, of which
@@ -72,9 +80,11 @@ def predict(
     from lung_unet.evaluation.operating_point import operating_point
     from lung_unet.evaluation.prediction import predict_scan
     from lung_unet.evaluation.prediction_files import write_prediction
-    from lung_unet.restore import restore_predictor
+    from lung_unet.members import check_together
+    from lung_unet.restore import restore_runs
 
-    run = runs.load(workdir)
+    members = [runs.load(workdir) for workdir in workdirs]
+    check_together(members)
     inputs = find_inputs(path, output)
     if inputs.left_out:
         print(f"{path}: left out: {inputs.left_out}")
@@ -90,11 +100,17 @@ def predict(
 
     for error in inputs.errors:
         fail(error)
-    with ReadAhead(partial(read, run.settings), inputs.scans) as scans:
-        predictor, step = restore_predictor(workdir, run.config, backend)
-        point = operating_point(workdir, run.config, step)
-        made_with = {"checkpoint_step": step, "threshold": point.threshold}
-        second = open_second_stage(classifier, run) if classifier else None
+    with ReadAhead(partial(read, members[0].settings), inputs.scans) as scans:
+        predictor, steps = restore_runs(members, backend)
+        point = operating_point(members, steps, thresholds or workdirs[0])
+        made_with = {
+            "checkpoint_step": steps[0] if len(steps) == 1 else steps,
+            "threshold": point.threshold,
+        }
+        model = f"checkpoint of step {steps[0]}"
+        if len(steps) > 1:
+            model = f"mean of {len(steps)} runs"
+        second = open_second_stage(classifier, members[0]) if classifier else None
         if second:
             made_with["classifier_step"] = second.settings["step"]
         for source, result in track(scans, "predict", len(inputs.scans), disable=total == 1):
@@ -102,13 +118,13 @@ def predict(
                 fail(result)
                 continue
             scan, volume = result
-            print(f"{source}: {describe(scan, volume)}; checkpoint of step {step}")
+            print(f"{source}: {describe(scan, volume)}; {model}")
             prediction = predict_scan(predictor, scan, volume, point, second)
             try:
                 write_prediction(output, source.name, prediction, made_with)
                 if source.slices and prediction.detections:
                     segmentation = output / f"{source.name}_segmentation.dcm"
-                    write_segmentation(segmentation, prediction, source.slices, step)
+                    write_segmentation(segmentation, prediction, source.slices, model)
             except InputError as error:
                 fail(error)
             except (OSError, RuntimeError) as error:  # SimpleITK raises the latter
@@ -132,17 +148,22 @@ def describe(scan: Scan, volume: Volume) -> str:
 
 def main() -> None:
     command.set_up_jax()
-    workdir, path, output = (
-        pathlib.Path(command.required(name)) for name in ("workdir", "input", "output")
-    )
+    workdirs = command.workdirs()
+    path, output = (pathlib.Path(command.required(name)) for name in ("input", "output"))
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: is a file; give a folder as --output")
-    classifier = flags.FLAGS.classifier
-    predict(workdir, path, output, flags.FLAGS.backend, classifier and pathlib.Path(classifier))
+    thresholds, classifier = (
+        pathlib.Path(given) if given else None
+        for given in (flags.FLAGS.thresholds, flags.FLAGS.classifier)
+    )
+    predict(workdirs, path, output, flags.FLAGS.backend, thresholds, classifier)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of the training run.")
+    flags.DEFINE_multi_string("workdir", None, "Folder of a training run; several as A,B,C.")
+    flags.DEFINE_string(
+        "thresholds", None, "Folder that lung_unet.evaluate has scored the runs in."
+    )
     flags.DEFINE_string("input", None, "An image file, or a folder of image files or DICOM series.")
     flags.DEFINE_string("output", None, "Folder to write to.")
     flags.DEFINE_string("classifier", None, "Folder of the second stage's training run.")

@@ -1,14 +1,18 @@
-"""A trained model out of its workdir."""
+"""A trained model out of its workdir, or several as one."""
 
+import json
 import pathlib
+from collections.abc import Sequence
 
 import jax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
+from lung_unet.command import frozen
 from lung_unet.errors import InputError
 from lung_unet.evaluation.classifier import CandidateClassifier
+from lung_unet.evaluation.ensemble import Ensemble, Predict
 from lung_unet.evaluation.session import BACKENDS, session_apply
 from lung_unet.evaluation.sliding_window import Predictor
 from lung_unet.model import unet
@@ -17,6 +21,30 @@ from lung_unet.train.checkpoint import Checkpoints
 from lung_unet.train.classification import Classification
 from lung_unet.train.segmentation import Segmentation
 from lung_unet.train.step import Apply, make_apply
+from lung_unet.workdir import Run
+
+
+def restore_runs(runs: Sequence[Run], backend: str = "jax") -> tuple[Predict, list[int]]:
+    """(predictor, steps) of the runs' best checkpoints: a run's own, or the mean of several.
+
+    Runs of one network and geometry share one compiled program.
+
+    Raises:
+      InputError: as `restore_predictor`.
+    """
+    restored = [restore_predictor(run.workdir, run.config, backend) for run in runs]
+    predictors, steps = [p for p, _ in restored], [step for _, step in restored]
+    if len(runs) == 1:
+        return predictors[0], steps
+    if backend == "jax":  # elsewhere the weights are part of the program
+        programs: dict[str, Predictor] = {}
+        for number, (run, predictor) in enumerate(zip(runs, predictors, strict=True)):
+            c = run.config
+            parts = [frozen(part) for part in (c.model, c.evaluation, c.mesh)]
+            program = json.dumps([*parts, list(c.data.patch), list(c.data.window_hu)])
+            like = programs.setdefault(program, predictor)
+            predictors[number] = like.with_params(predictor.params)
+    return Ensemble(predictors), steps
 
 
 def restore_predictor(
@@ -28,14 +56,8 @@ def restore_predictor(
     on the CPU alone.
 
     Raises:
-      InputError: there is no checkpoint, or it is of another model or a classifier's; there is no
-        such backend.
+      InputError: there is no checkpoint, or it is of another model; there is no such backend.
     """
-    if config.get("task") == "classification":
-        raise InputError(
-            f"{workdir}: is a classifier; give it as --classifier, and as --workdir the "
-            "segmentation run that it was trained beside"
-        )
     if backend == "jax":
         mesh = make_local_mesh(config)
         apply, params, step = _restore_params(workdir, config, mesh)

@@ -5,12 +5,15 @@ WORKDIR/checkpoints/    WORKDIR/metrics.jsonl    WORKDIR/tensorboard/
 WORKDIR/goodput.json    WORKDIR/skipped.json
 WORKDIR/metrics.json    WORKDIR/report.html      WORKDIR/figures/
 WORKDIR/phantom/        WORKDIR/data/            where main made them itself
+
+A fold (config.data.fold) is a run of its own, in a workdir of its own.
 """
 
 import dataclasses
 import hashlib
 import json
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -21,6 +24,10 @@ from lung_unet.errors import InputError
 from lung_unet.files import write_text
 
 NAME = "config.json"
+GIVE = {  # where a run of another task was given
+    "segmentation": "a segmentation run; a classifier is given as --classifier, beside one",
+    "classification": "a classifier, a run of configs/classifier3d.py",
+}
 # What may differ when a run goes on: where and how it runs, not what it computes.
 FREE = (
     "variant", "data.dir", "data.lidc_xml", "data.threads", "data.prefetch", "data.on_broken",
@@ -50,10 +57,9 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
     path = workdir / NAME
     if path.exists():
         found = _load(path)
-        old, new = _flat(frozen(found.config)), _flat(wanted["config"])
+        old, new = recipe(found.config), recipe(config)
         for key in sorted(old.keys() | new.keys()):
-            free = any(key == f or key.startswith(f"{f}.") for f in FREE)
-            if not free and old.get(key) != new.get(key):
+            if old.get(key) != new.get(key):
                 raise InputError(
                     f"{workdir}: was made with config.{key} = {old.get(key)}, not {new.get(key)}; "
                     "choose another --workdir"
@@ -77,30 +83,36 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
 class Run:
     """What a workdir says of itself: `settings` are those that the dataset was prepared with."""
 
+    workdir: pathlib.Path
     config: ConfigDict
     settings: Settings
     dataset: pathlib.Path
     data: str
 
 
-def load(workdir: pathlib.Path) -> Run:
+def load(workdir: pathlib.Path, task: str = "segmentation") -> Run:
     """The run that made a workdir.
 
     Raises:
-      InputError: it is not a run's folder.
+      InputError: it is not a run's folder, or its run has another task.
     """
     if not workdir.is_dir():
         raise InputError(f"{workdir}: no such folder; give the --workdir of a training run")
     path = workdir / NAME
     if not path.exists():
         raise InputError(f"{workdir}: has no {NAME}; give the --workdir of a training run")
-    return _load(path)
+    run = _load(path)
+    found = run.config.get("task", "segmentation")  # which no run named at first
+    if found != task:
+        raise InputError(f"{workdir}: is a run of {found}; give {GIVE[task]}")
+    return run
 
 
 def _load(path: pathlib.Path) -> Run:
     try:
         found = json.loads(path.read_text())
         return Run(
+            path.parent,
             ConfigDict(found["config"]),
             Settings.from_json(found["settings"]),
             pathlib.Path(found["dataset"]),
@@ -108,6 +120,13 @@ def _load(path: pathlib.Path) -> Run:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: is broken ({error}); choose another --workdir") from error
+
+
+def recipe(config: ConfigDict) -> dict[str, Any]:
+    """What a run must keep of its configuration, by dotted names; as JSON."""
+    free = tuple(f"{name}." for name in FREE)
+    flat = _flat(frozen(config))
+    return {key: flat[key] for key in flat if not f"{key}.".startswith(free)}
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

@@ -259,14 +259,24 @@ def real_data() -> pathlib.Path:
 
 
 @pytest.fixture
-def workdir(config, dataset, tmp_path) -> pathlib.Path:
-    """The folder of a run of `config` on `dataset`, with the checkpoint of an untrained network."""
-    folder = tmp_path / "run"
-    config.evaluation.update(threshold=0.3, candidate_threshold=0.1, min_diameter_mm=3.0)
-    runs.claim(folder, config, dataset)
-    state = init_state(config, make_apply(config)[1], make_optimizer(config), make_mesh(config))
-    checkpoints = Checkpoints(folder / "checkpoints", write=True)
-    checkpoints.save(state, {}, {"loss": 1.0, "dice": 0.5})
-    checkpoints.wait()
-    checkpoints.close()
-    return folder
+def make_run(dataset, tmp_path) -> Callable[[str, ConfigDict], pathlib.Path]:
+    """The folder, of a name, of a run on `dataset`, with the checkpoint of an untrained network."""
+
+    def make(name: str, config: ConfigDict) -> pathlib.Path:
+        folder = tmp_path / name
+        config.evaluation.update(threshold=0.3, candidate_threshold=0.1, min_diameter_mm=3.0)
+        runs.claim(folder, config, dataset)
+        state = init_state(config, make_apply(config)[1], make_optimizer(config), make_mesh(config))
+        checkpoints = Checkpoints(folder / "checkpoints", write=True)
+        checkpoints.save(state, {}, {"loss": 1.0, "dice": 0.5})
+        checkpoints.wait()
+        checkpoints.close()
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def workdir(config, make_run) -> pathlib.Path:
+    """The folder of a run of `config`."""
+    return make_run("run", config)

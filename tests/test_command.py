@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
+from lung_unet import command
 from lung_unet.command import frozen
+from lung_unet.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -74,3 +76,13 @@ def test_a_frozen_configuration_is_json(config):
     assert json.loads(json.dumps(plain)) == plain
     assert plain["data"]["patch"] == [16, 16, 16]
     assert plain["train"]["steps"] == 4
+
+
+def test_workdirs_are_given_again_or_after_commas(tmp_path, monkeypatch):
+    named = tmp_path / "one, with a comma"
+    named.mkdir()
+    monkeypatch.setattr(command, "required", lambda name: ["a,b", "c", str(named)])
+    assert command.workdirs() == [*map(pathlib.Path, "abc"), named]
+    monkeypatch.setattr(command, "required", lambda name: ["a,b", "./a"])
+    with pytest.raises(InputError, match="--workdir=a: is given twice"):
+        command.workdirs()

@@ -52,8 +52,54 @@ def test_slurm_requeues_what_was_stopped_and_nothing_else(tmp_path, srun, code, 
     assert "-m lung_unet.main --config=c.py" in (tmp_path / "srun.log").read_text()
 
 
+def test_each_task_of_a_slurm_array_is_a_fold(tmp_path):
+    tool(tmp_path, "srun", f'printf "%s\\n" "$@" >"{tmp_path}/srun.log"')
+    tool(tmp_path, "scontrol", f'echo "$@" >"{tmp_path}/scontrol.log"')
+    subprocess.run(
+        ["bash", LAUNCH / "slurm.sbatch", f"--workdir={tmp_path}/a run", "--config=c.py"],
+        env={
+            "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(LAUNCH.parent),
+            "SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3",
+        },
+        check=True,
+    )  # fmt: skip
+    arguments = (tmp_path / "srun.log").read_text().splitlines()[-3:]
+    assert arguments == [
+        "--config=c.py",
+        "--config.data.fold=3",
+        f"--workdir={tmp_path}/a run/fold3",
+    ]
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 7_3\n"  # "7" would be all tasks
+
+
+def folds_of_the_jobset(tmp_path) -> list[str]:
+    """What the command in the file's comments hands to kubectl."""
+    tool(tmp_path, "kubectl", f'cat >"{tmp_path}/$(ls "{tmp_path}" | wc -l).yaml"')
+    text = (LAUNCH / "gke_jobset.yaml").read_text()
+    lines = [line[4:] for line in text.splitlines() if line.startswith("#   ")]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = "\n".join(lines)
+    subprocess.run(["bash", "-c", command], check=True, cwd=LAUNCH.parent, env=environment)
+    return [p.read_text() for p in sorted(tmp_path.glob("*.yaml"), key=lambda p: int(p.stem))]
+
+
+def test_each_fold_is_a_jobset_of_its_own(tmp_path):
+    folds = folds_of_the_jobset(tmp_path)
+    assert len(folds) == 10
+    for fold, text in enumerate(folds):
+        jobset = yaml.safe_load(text)
+        check_jobset(jobset)
+        assert jobset["metadata"]["name"] == f"lung-unet-fold{fold}"
+        assert f"--config.data.fold={fold} --workdir=/data/run/fold{fold} &" in text
+        assert f"[ /data/run/fold{fold}/metrics.json -nt" in text
+        assert "claimName: lung-unet\n" in text  # the data are the same
+
+
 def test_the_pods_of_a_jobset_are_a_job():
-    jobset = yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())
+    check_jobset(yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text()))
+
+
+def check_jobset(jobset: dict) -> None:
     job = jobset["spec"]["replicatedJobs"][0]
     spec = job["template"]["spec"]
     container = spec["template"]["spec"]["containers"][0]

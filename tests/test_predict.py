@@ -57,7 +57,7 @@ def test_a_folder_of_everything(run, make_scan, write_series, personal, tmp_path
     write_image(inputs / "scaled.nii.gz", np.clip(hu, 0, 255), grid)
 
     with pytest.raises(InputError, match="2 of 6 scans failed"):
-        predict.predict(folder, inputs, out)
+        predict.predict([folder], inputs, out)
 
     assert len(restored) == 1
     said = capsys.readouterr().err.strip().splitlines()
@@ -100,7 +100,7 @@ def test_a_second_stage_adds_its_columns_and_pictures(run, make_scan, tmp_path, 
     for rated, malignancy in ((True, "4.5000"), (False, "")):
         second = SecondStage(Sure(), 1.0, rated, {"step": 3})
         monkeypatch.setattr("lung_unet.evaluation.judge.open_second_stage", lambda *_, s=second: s)
-        predict.predict(folder, tmp_path / "a.mha", out, classifier=tmp_path / "cls")
+        predict.predict([folder], tmp_path / "a.mha", out, classifier=tmp_path / "cls")
         with open(out / "a_findings.csv") as file:
             row = next(csv.DictReader(file))
         assert (row["nodule_probability"], row["malignancy"], row["score"]) == (
@@ -110,7 +110,7 @@ def test_a_second_stage_adds_its_columns_and_pictures(run, make_scan, tmp_path, 
         assert found["classifier_step"] == 3
         assert found["findings"][0]["malignancy"] == (4.5 if rated else None)
         assert (out / "a_finding_001_why.png").read_bytes().startswith(b"\x89PNG")
-    predict.predict(folder, tmp_path / "a.mha", out)
+    predict.predict([folder], tmp_path / "a.mha", out)
     assert not list(out.glob("*_why.png"))
     assert "malignancy" not in (out / "a_findings.csv").read_text()
 
@@ -119,7 +119,7 @@ def test_one_scan_that_fails_is_the_error_itself(run, tmp_path, capsys):
     folder, _ = run
     (tmp_path / "broken.nii.gz").write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"broken\.nii\.gz"):
-        predict.predict(folder, tmp_path / "broken.nii.gz", tmp_path / "out")
+        predict.predict([folder], tmp_path / "broken.nii.gz", tmp_path / "out")
     assert capsys.readouterr().err == ""
     assert not (tmp_path / "out").exists()
 
@@ -130,4 +130,4 @@ def test_an_output_that_cannot_be_written_is_one_error(run, make_scan, tmp_path)
     write_image(tmp_path / "a.mha", hu, grid)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
-        predict.predict(folder, tmp_path / "a.mha", tmp_path / "file" / "out")
+        predict.predict([folder], tmp_path / "a.mha", tmp_path / "file" / "out")

@@ -1,22 +1,26 @@
 """A restored model predicts the same, whatever runs the network."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from lung_unet.data.pipeline import scan_records
 from lung_unet.errors import InputError
+from lung_unet.evaluate import evaluate
 from lung_unet.evaluation.session import BACKENDS
 from lung_unet.predict import predict
-from lung_unet.restore import restore_predictor
+from lung_unet.restore import restore_predictor, restore_runs
+from lung_unet.workdir import claim, load
 
 
 def test_mask_and_findings_are_the_same_on_every_backend(workdir, luna16, tmp_path):
     masks, findings = {}, {}
     for backend in ("jax", *BACKENDS):
         out = tmp_path / backend
-        predict(workdir, luna16 / "subset0" / "1.2.0.mhd", out, backend)
+        predict([workdir], luna16 / "subset0" / "1.2.0.mhd", out, backend)
         masks[backend] = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "1.2.0_mask.nii.gz")))
         with open(out / "1.2.0_findings.csv") as file:
             rows = list(csv.DictReader(file))
@@ -25,6 +29,43 @@ def test_mask_and_findings_are_the_same_on_every_backend(workdir, luna16, tmp_pa
     for backend in BACKENDS:
         assert (masks[backend] != masks["jax"]).mean() < 1e-4
         np.testing.assert_allclose(findings[backend], findings["jax"], atol=0.1)
+
+
+def test_runs_are_averaged_by_one_program_a_network(shrunk_config, make_run, dataset):
+    configs = [shrunk_config() for _ in range(3)]
+    for seed, config in enumerate(configs):
+        config.seed = seed
+    configs[2].model.channels = (4, 12)
+    runs = [load(make_run(str(seed), config)) for seed, config in enumerate(configs)]
+    volume = scan_records(dataset, "test")[0].volume
+    together, steps = restore_runs(runs)
+    assert steps == [0, 0, 0]
+    alone = [restore_runs([run])[0](volume.hu, volume.lungs) for run in runs]
+    np.testing.assert_allclose(together(volume.hu, volume.lungs), np.mean(alone, 0), atol=1e-6)
+    assert min(np.abs(alone[0] - other).max() for other in alone[1:]) > 0.01
+    first, second, third = (member._forward for member in together.members)
+    assert first is second is not third
+
+
+def test_several_runs_predict_with_the_thresholds_chosen_for_them(
+    shrunk_config, make_run, dataset, luna16, tmp_path
+):
+    workdirs = []
+    for seed in range(2):
+        config = shrunk_config()
+        config.seed = seed
+        workdirs.append(make_run(str(seed), config))
+        config.evaluation.threshold = None  # to be chosen
+        claim(workdirs[-1], config, dataset)
+    scan, chosen = luna16 / "subset0" / "1.2.0.mhd", tmp_path / "together"
+    metrics = evaluate([load(workdir) for workdir in workdirs], dataset, "test", chosen)
+    assert metrics["step"] == [0, 0] and (chosen / "report.html").exists()
+    with pytest.raises(InputError, match="chosen yet for these together"):
+        predict(workdirs, scan, tmp_path / "out", thresholds=workdirs[0])
+    predict(workdirs, scan, tmp_path / "out", thresholds=chosen)
+    found = json.loads((tmp_path / "out" / "1.2.0_findings.json").read_text())
+    assert found["threshold"] == metrics["thresholds"]["threshold"]
+    assert found["checkpoint_step"] == [0, 0]
 
 
 def test_an_unknown_backend_is_named(workdir, config):

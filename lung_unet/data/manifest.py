@@ -104,7 +104,7 @@ class Dataset:
     """
 
     def __init__(self, folder: str | pathlib.Path, fold: int | None = 0):
-        self.folder = pathlib.Path(folder)
+        self.folder, self.fold = pathlib.Path(folder), fold
         path = self.folder / NAME
         try:
             self.manifest = json.loads(path.read_text())

@@ -7,7 +7,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imsave
 from scipy import ndimage
 
-from lung_unet.evaluation.overlay import BACKGROUND, GAP, PANEL, PLANES, WINDOW_HU, _plane
+from lung_unet.evaluation.overlay import BACKGROUND, GAP, PANEL, PLANES, WINDOW_HU, plane
 
 FOR, AGAINST = "#ff8c1a", "#4aa8ff"  # apart in every common colour blindness
 SMOOTH = 1.0  # voxels: single gradients are noisy
@@ -28,8 +28,8 @@ def draw_attribution(hu: np.ndarray, attribution: np.ndarray) -> bytes:
     middle = tuple(n // 2 for n in hu.shape)
     panels = []
     for axis in range(len(PLANES)):
-        grey = np.clip((_plane(hu, axis, middle) - low) / (high - low), 0, 1)[..., None]
-        part = _plane(share, axis, middle)[..., None]
+        grey = np.clip((plane(hu, axis, middle) - low) / (high - low), 0, 1)[..., None]
+        part = plane(share, axis, middle)[..., None]
         colour = np.where(part > 0, to_rgb(FOR), to_rgb(AGAINST))
         panels.append(grey * (1 - np.abs(part)) + colour * np.abs(part))
     height = len(panels[0])

@@ -27,7 +27,7 @@ from lung_unet.errors import InputError
 from lung_unet.evaluation.candidates import find_candidates, marks_of
 from lung_unet.evaluation.froc import finding_rows, within
 from lung_unet.evaluation.operating_point import operating_point
-from lung_unet.evaluation.resume import each_scan, made_with
+from lung_unet.evaluation.resume import each_scan, member
 from lung_unet.files import write_text
 from lung_unet.restore import restore_predictor
 from lung_unet.train.classification import FOLDER
@@ -145,8 +145,8 @@ class Collector:
                 "training scans here, give the same as config.data.dir and config.data.fold"
             )
         predictor, step = restore_predictor(workdir, run.config)
-        point = operating_point(workdir, run.config, step)
-        self.settings["segmentation"] = made_with(workdir, run.config, run.data, step) | vars(point)
+        point = operating_point([run], [step], workdir)
+        self.settings["segmentation"] = member(run, step) | vars(point)
         faintest = min(self._config.candidates.threshold, point.candidate_threshold)
 
         def find(record: ScanRecord) -> list[Found]:

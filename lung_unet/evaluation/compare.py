@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lung_unet.errors import InputError
-from lung_unet.evaluation.resume import RESULT, folder_of, read_result
+from lung_unet.evaluation.resume import scored_split
 from lung_unet.evaluation.summary import bounds, froc_of, measure
 
 SAME = ("data", "fold", "readers")  # of the settings: what was scored against what
@@ -22,7 +22,7 @@ def compare(a: pathlib.Path, b: pathlib.Path, split: str) -> dict[str, Any]:
     Raises:
       InputError: a workdir whose split is not scored whole, or runs on different data or splits.
     """
-    (first, settings), (second, others) = _scored(a, split), _scored(b, split)
+    (first, settings), (second, others) = scored_split(a, split), scored_split(b, split)
     for name in SAME:
         if settings[name] != others[name]:
             what = {
@@ -55,21 +55,6 @@ def compare(a: pathlib.Path, b: pathlib.Path, split: str) -> dict[str, Any]:
     nodules = sum(len(scan["nodules"]) for scan in runs[0])
     return {"a": str(a), "b": str(b), "split": split, "scans": len(both), "nodules": nodules,
             "metrics": rows}  # fmt: skip
-
-
-def _scored(workdir: pathlib.Path, split: str) -> tuple[dict[str, dict], dict]:
-    """The scored scans of a workdir by series UID, and the settings they were scored with."""
-    if not workdir.is_dir():
-        raise InputError(f"{workdir}: no such folder; give the workdirs of two runs")
-    stored = [read_result(path) for path in sorted(folder_of(workdir, split).glob("*.json"))]
-    entries = [entry for entry in stored if entry is not None]
-    remedy = f"run python -m lung_unet.evaluate --workdir={workdir} --split={split}"
-    if not entries:
-        raise InputError(f"{workdir}: its {split} split is not scored yet; {remedy}")
-    settings = entries[0]["settings"]
-    if any(entry["settings"] != settings for entry in entries):
-        raise InputError(f"{workdir}: its {split} split is scored in part only; {remedy}")
-    return {entry[RESULT]["series_uid"]: entry[RESULT] for entry in entries}, settings
 
 
 def print_comparison(comparison: dict[str, Any]) -> None:

@@ -41,9 +41,9 @@ OF_A_SLICE = (
 
 
 def write_segmentation(
-    path: pathlib.Path, prediction: Prediction, slices: tuple[Header, ...], step: int
+    path: pathlib.Path, prediction: Prediction, slices: tuple[Header, ...], model: str
 ) -> None:
-    """Writes a prediction with at least one finding; `step` is that of the model's checkpoint.
+    """Writes a prediction with at least one finding; `model` says in a few words what made it.
 
     Raises:
       InputError: the series lacks what such an object needs; it names no patient.
@@ -60,7 +60,7 @@ def write_segmentation(
                 source.SliceThickness = (
                     source.get("SliceThickness") or prediction.scan.spacing_mm[0]
                 )
-            segmentation = _segmentation(prediction, sources, step)
+            segmentation = _segmentation(prediction, sources, model)
             segmentation.update(_read(paths[0], COPIED))
             with atomic_path(path) as temporary:
                 segmentation.save_as(temporary)
@@ -76,9 +76,9 @@ def _read(path: pathlib.Path, keywords: tuple[str, ...]) -> pydicom.Dataset:
 
 
 def _segmentation(
-    prediction: Prediction, sources: list[pydicom.Dataset], step: int
+    prediction: Prediction, sources: list[pydicom.Dataset], model: str
 ) -> highdicom.seg.Segmentation:
-    version = f"{__version__}, checkpoint of step {step}"
+    version = f"{__version__}, {model}"
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="lung_unet", version=version, family=codes.cid7162.ArtificialIntelligence
     )
@@ -98,7 +98,7 @@ def _segmentation(
         manufacturer="lung_unet",
         manufacturer_model_name="lung_unet",
         software_versions=version,
-        device_serial_number=f"step {step}",
+        device_serial_number=model,
         content_label="NODULES",
         content_description="Lung nodules, found by lung_unet",
     )

@@ -145,11 +145,7 @@ def open_second_stage(workdir: pathlib.Path, first: runs.Run) -> SecondStage:
       InputError: it is no classifier's workdir, not finished, or of another geometry, dataset or
         fold than the segmentation.
     """
-    run = runs.load(workdir)
-    if run.config.get("task") != "classification":
-        raise InputError(
-            f"{workdir}: is no classifier; give the workdir of a run of configs/classifier3d.py"
-        )
+    run = runs.load(workdir, "classification")
     if run.settings.spacing_mm != first.settings.spacing_mm:
         raise InputError(
             f"{workdir}: was trained at {run.settings.spacing_mm:g} mm, the segmentation at "

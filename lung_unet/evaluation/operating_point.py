@@ -1,7 +1,8 @@
 """From which probability a voxel is nodule and a region a mark: chosen on the validation split.
 
 A setting that `config.evaluation` gives as a number is that number. The others are chosen once a
-checkpoint, each of a small grid (operating_search.py), and kept in WORKDIR/operating_point.json:
+checkpoint (or ensemble), each of a small grid (operating_search.py), and kept in
+WORKDIR/operating_point.json:
 
 threshold             of the mask: the highest Dice of all scans' voxels, on their own grids (the
                       nodules' own Dice would not mind false positives)
@@ -12,15 +13,16 @@ min_diameter_mm       of what is kept of mask and marks: together, the highest C
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from lung_unet import workdir as runs
 from lung_unet.data.manifest import Dataset
 from lung_unet.errors import InputError
+from lung_unet.evaluation.ensemble import Predict
 from lung_unet.evaluation.operating_search import GRID, best, examine
-from lung_unet.evaluation.resume import each_scan, made_with
-from lung_unet.evaluation.sliding_window import Predictor
+from lung_unet.evaluation.resume import each_scan, made_with, member
 from lung_unet.files import write_text
 
 NAME = "operating_point.json"
@@ -35,28 +37,40 @@ class OperatingPoint:
     min_diameter_mm: float
 
 
-def operating_point(workdir: pathlib.Path, config: ConfigDict, step: int) -> OperatingPoint:
-    """What was chosen for the checkpoint of a step, or is given by the configuration.
+def operating_point(
+    members: Sequence[runs.Run], steps: Sequence[int], folder: pathlib.Path
+) -> OperatingPoint:
+    """What was chosen in a folder for the checkpoints of runs, or their configuration gives.
 
     Raises:
-      InputError: it was not chosen for this checkpoint, or the configuration gives what cannot be.
+      InputError: it was not chosen for them, or the configuration gives what cannot be.
     """
-    given = _given(config)
+    given = _given(members[0].config)
     if len(given) == len(GRID):
         return OperatingPoint(**given)
-    point = _stored(workdir, made_with(workdir, config, runs.load(workdir).data, step))
-    if point is None:
+    wanted = [member(run, step) for run, step in zip(members, steps, strict=True)]
+    stored = _stored(folder)
+    if stored is None or stored[1]["members"] != wanted:
+        names = ",".join(str(run.workdir) for run in members)
         raise InputError(
-            f"{workdir}: no thresholds were chosen yet for its checkpoint of step {step}; "
-            f"run python -m lung_unet.evaluate --workdir={workdir}"
+            f"{folder}: no thresholds were chosen yet for its checkpoint of step {steps[0]}; "
+            f"run python -m lung_unet.evaluate --workdir={names}"
+            if len(members) == 1
+            else f"{names}: no thresholds were chosen yet for these together; run python -m "
+            f"lung_unet.evaluate --workdir={names} --output=DIR, then give --thresholds=DIR"
         )
-    return point
+    return stored[0]
 
 
 def choose(
-    predictor: Predictor, config: ConfigDict, dataset: Dataset, workdir: pathlib.Path, step: int
+    predictor: Predict,
+    config: ConfigDict,
+    dataset: Dataset,
+    workdir: pathlib.Path,
+    members: Sequence[dict],
 ) -> OperatingPoint:
-    """As `operating_point`, but chooses and stores what is not there yet.
+    """What the configuration gives, or was chosen in the workdir for these members of
+    resume.py:made_with; chooses and stores there what is not there yet.
 
     Each validation scan is predicted once, and what was found of it is kept, so that a choice that
     was interrupted goes on.
@@ -64,9 +78,10 @@ def choose(
     given = _given(config)
     if len(given) == len(GRID):
         return OperatingPoint(**given)
-    settings = made_with(workdir, config, runs.identity(dataset), step)
-    if stored := _stored(workdir, settings):
-        return stored
+    settings = made_with(config, dataset, members)
+    stored = _stored(workdir)
+    if stored and stored[1] == settings:
+        return stored[0]
     values = GRID | {name: (number,) for name, number in given.items()}
     scans = each_scan(
         dataset,
@@ -99,11 +114,11 @@ def _given(config: ConfigDict) -> dict[str, float]:
     return given
 
 
-def _stored(workdir: pathlib.Path, settings: dict) -> OperatingPoint | None:
+def _stored(workdir: pathlib.Path) -> tuple[OperatingPoint, dict] | None:
+    """What was chosen there, and the settings that it was chosen for."""
     try:
         entry = json.loads((workdir / NAME).read_text(encoding="utf-8"))
-        if entry["settings"] == settings:
-            return OperatingPoint(**{name: entry[name] for name in GRID})
+        point = OperatingPoint(**{name: entry[name] for name in GRID})
+        return point, {"members": None} | entry["settings"]
     except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
+        return None

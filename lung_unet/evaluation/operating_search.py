@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 from lung_unet.data.labels import agreement
 from lung_unet.data.records import ScanRecord
 from lung_unet.evaluation.candidates import find_candidates, probability_on_source
+from lung_unet.evaluation.ensemble import Predict
 from lung_unet.evaluation.froc import evaluate_marks, finding_rows
-from lung_unet.evaluation.sliding_window import Predictor
 from lung_unet.evaluation.voxel import Counts, truth_mask
 
 Values = dict[str, tuple[float, ...]]
@@ -21,7 +21,7 @@ GRID: Values = {
 DEFAULT = {"threshold": 0.5, "candidate_threshold": 0.1, "min_diameter_mm": 3.0}
 
 
-def examine(predictor: Predictor, config: ConfigDict, record: ScanRecord, values: Values) -> dict:
+def examine(predictor: Predict, config: ConfigDict, record: ScanRecord, values: Values) -> dict:
     """What the search needs of one scan, JSON-able.
 
     voxels (thresholds, 3) of `overlap`; regions: at each level that may be one of the two

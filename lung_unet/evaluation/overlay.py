@@ -60,25 +60,40 @@ def crop_case(
 
     What lies outside the scan is air. `fields` are the other fields of `Case`.
     """
-    spacing_mm = np.asarray(spacing_mm, float)
-    half = np.rint(size_mm / 2 / spacing_mm).astype(int)
-    low = np.rint(centre_voxel).astype(int) - half
-    first, last = (np.clip(edge, 0, hu.shape) for edge in (low, low + 2 * half + 1))
 
-    def cut(volume: np.ndarray, outside: int) -> np.ndarray:
-        cube = np.full(2 * half + 1, outside, volume.dtype)
-        cube[_box(first - low, last - low)] = volume[_box(first, last)]
-        return cube
+    def cut(volume: np.ndarray, outside: int = 0) -> np.ndarray:
+        return cube(volume, spacing_mm, centre_voxel, outside, size_mm)
 
+    around = cut(hu, AIR_HU)
+    z, y, x = (n // 2 for n in around.shape)
     return Case(
-        hu=cut(hu, AIR_HU),
-        truth=cut(truth, 0) > 0,
-        prediction=cut(prediction, 0) > 0,
-        ignore=cut(ignore, 0) > 0,
-        spacing_mm=spacing_mm,
-        centre=(int(half[0]), int(half[1]), int(half[2])),
+        hu=around,
+        truth=cut(truth) > 0,
+        prediction=cut(prediction) > 0,
+        ignore=cut(ignore) > 0,
+        spacing_mm=np.asarray(spacing_mm, float),
+        centre=(z, y, x),
         **fields,
     )
+
+
+def cube(
+    volume: np.ndarray,
+    spacing_mm: np.ndarray,
+    centre_voxel: np.ndarray,
+    outside: int,
+    size_mm: float = 64.0,
+) -> np.ndarray:
+    """A cube of about `size_mm` out of a volume (z, y, x), the voxel `centre_voxel` in its middle.
+
+    What lies beyond the volume is `outside`.
+    """
+    half = np.rint(size_mm / 2 / np.asarray(spacing_mm, float)).astype(int)
+    low = np.rint(centre_voxel).astype(int) - half
+    first, last = (np.clip(edge, 0, volume.shape) for edge in (low, low + 2 * half + 1))
+    cut = np.full(2 * half + 1, outside, volume.dtype)
+    cut[_box(first - low, last - low)] = volume[_box(first, last)]
+    return cut
 
 
 class Measured(Protocol):
@@ -116,7 +131,7 @@ def draw(case: Case) -> bytes:
         left = index * (PANEL + GAP) / WIDTH
         axes = figure.add_axes((left, 0, PANEL / WIDTH, PANEL / HEIGHT))
         pixel_mm = np.delete(case.spacing_mm, index)
-        image = _plane(case.hu, index, case.centre)
+        image = plane(case.hu, index, case.centre)
         height_mm, width_mm = pixel_mm * image.shape
         low, high = WINDOW_HU
         axes.imshow(
@@ -128,9 +143,9 @@ def draw(case: Case) -> bytes:
             interpolation="bilinear",
         )
         axes.set_facecolor(str((AIR_HU - low) / (high - low)))
-        _hatch(axes, _plane(case.ignore, index, case.centre), pixel_mm)
+        _hatch(axes, plane(case.ignore, index, case.centre), pixel_mm)
         for mask, style in ((case.truth, TRUTH), (case.prediction, PREDICTION)):
-            segments = outline(_plane(mask, index, case.centre), pixel_mm)
+            segments = outline(plane(mask, index, case.centre), pixel_mm)
             axes.add_collection(LineCollection(segments, capstyle="projecting", **style))
         axes.set_xlim(width_mm / 2 - view_mm / 2, width_mm / 2 + view_mm / 2)
         axes.set_ylim(height_mm / 2 + view_mm / 2, height_mm / 2 - view_mm / 2)
@@ -147,10 +162,10 @@ def _box(low, high) -> tuple[slice, ...]:
     return tuple(slice(int(l), int(h)) for l, h in zip(low, high, strict=True))
 
 
-def _plane(volume: np.ndarray, axis: int, centre: tuple[int, int, int]) -> np.ndarray:
+def plane(volume: np.ndarray, axis: int, centre: tuple[int, int, int]) -> np.ndarray:
     """The plane of a volume (z, y, x) across `axis`, its first row at the top of the picture."""
-    plane = np.take(volume, centre[axis], axis)
-    return plane if axis == 0 else plane[::-1]  # z rises towards the head, rows run downwards
+    across = np.take(volume, centre[axis], axis)
+    return across if axis == 0 else across[::-1]  # z rises towards the head, rows run downwards
 
 
 def outline(mask: np.ndarray, pixel_mm: np.ndarray) -> list[np.ndarray]:

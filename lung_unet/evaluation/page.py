@@ -52,7 +52,8 @@ code { font: 13px ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans Mono", monos
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; margin: 14px 16px; }
 dd { margin: 0; overflow-wrap: anywhere; }
 img { display: block; width: 100%; height: auto; break-inside: avoid; }
-.case { max-width: 900px; margin-bottom: 10px; border-radius: 8px; }
+.case, .entropy { max-width: 900px; border-radius: 8px; } .entropy { margin-top: 4px; }
+.below { margin: 2px 0 16px; font-size: 13px; }
 @media print { .long { max-height: none; } }
 """
 

@@ -60,22 +60,23 @@ METRICS = {
     "nodule_recall": "The same as recall, of each nodule, as a mean over them.",
     "nodule_f1": "Nodule Dice by its other name.",
     "nodule_iou": "The same as IoU, of each nodule, as a mean over them.",
+    "boundary_entropy": "How unsure the model is of a nodule's outline: the mean entropy in bits"
+    " (0 sure, 1 a toss-up) of the voxels on either side of it, as a mean over the nodules found.",
+    "boundary_spread": "The standard deviation of the probability there between mirrors and models"
+    " that are averaged, as a mean over the nodules found.",
     "scans": "Scans scored.",
     "nodules": "Nodules the readers marked in them.",
 }
 ELSEWHERE = (
-    "intervals",
-    "froc",
-    "calibration",
-    "strata",
-    "thresholds",
-    "split",
-    "step",
+    "intervals", "froc", "calibration", "strata", "thresholds", "split", "step", "folds",
     "second_stage",
-)
+)  # fmt: skip
 HEADLINES = ("nodule_dice", "cpm", "found", "false_positives_per_scan")
 SCANS = ("series_uid", "dice", "precision", "recall", "iou", "nodules", "found", "false_positives")
-NODULES = ("series_uid", "diameter_mm", "texture", "dice", "hd95_mm", "found", "probability")
+NODULES = (
+    "series_uid", "diameter_mm", "texture", "dice", "hd95_mm", "found", "probability",
+    "boundary_entropy", "boundary_spread",
+)  # fmt: skip
 STRATA = ("nodules", "found", "dice", "hd95_mm", "nsd_2mm", "volume_error_percent")
 FIGURES = (
     "froc.png",
@@ -238,12 +239,23 @@ def _cases(pictures: Sequence[Picture], total: int, figures: dict[str, bytes]) -
             alt = escape(f"{picture.kind}: {picture.title}, {summary(picture)}")
             html += f'<img class="case" loading="lazy" decoding="async" width="{WIDTH}"'
             html += f' height="{HEIGHT}" alt="{alt}" src="{data_url(picture.png)}">'
+            figures[name.replace(".png", "-entropy.png")] = picture.entropy_png
+            html += f'<img class="entropy" loading="lazy" width="{WIDTH}" alt="entropy: {alt}"'
+            html += f' src="{data_url(picture.entropy_png)}">'
+            html += f'<p class="below">{", ".join(_told(picture.boundary))}</p>'
     left_out = f" {total - len(pictures)} more are not shown." if total > len(pictures) else ""
     return html and (
         "<p>Worst first, scan by scan; a scan's false positives follow its nodules. Green is what"
         " the readers marked, magenta what the model found; hatched is left out of the scores."
-        f" Lung window, −1350 to 150 HU.{left_out}</p>{html}"
+        " Below, the same planes: amber is where the model is unsure, by the entropy of the"
+        f" probability. Lung window, −1350 to 150 HU.{left_out}</p>{html}"
     )
+
+
+def _told(boundary: dict[str, float | None]) -> list[str]:
+    """How sure the outline of a case is, in words."""
+    known = {key: show(value) for key, value in boundary.items() if value is not None}
+    return [f"{label(key)} {value}" for key, value in known.items()] or ["Nothing was found here"]
 
 
 def _or(value: Any, otherwise: float) -> float:

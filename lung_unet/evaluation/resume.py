@@ -2,7 +2,8 @@
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,26 +13,30 @@ from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.pipeline import scan_records
 from lung_unet.data.records import ScanRecord
+from lung_unet.errors import InputError
 from lung_unet.files import remove_leftovers, write_text
+from lung_unet.workdir import Run, identity, recipe
 
 RESULT = "result"
 
 
-def made_with(workdir: pathlib.Path, config: ConfigDict, data: str, step: int) -> dict:
-    """Everything that a prediction of a run's checkpoint, and its truth, depend on; as JSON.
-
-    `data` is the dataset's identity, of lung_unet/workdir.py.
-    """
+def made_with(config: ConfigDict, dataset: Dataset, members: Sequence[dict]) -> dict[str, Any]:
+    """Everything that predictions of `members`, and their truth, depend on; as JSON."""
     return {
-        "data": data,
-        "fold": config.data.fold,
+        "data": identity(dataset),
+        "fold": dataset.fold,
         "readers": agreement(config.data),
+        "members": list(members),
+    }
+
+
+def member(run: Run, step: int) -> dict[str, Any]:
+    """Everything that a prediction of a run's checkpoint depends on, as JSON."""
+    return {
         "step": step,
-        "checkpoint": saved(workdir / "checkpoints" / str(step)),
-        "patch": list(config.data.patch),
-        "window_hu": list(config.data.window_hu),
-        "model": frozen(config.model),
-        "evaluation": frozen(config.evaluation),
+        "checkpoint": saved(run.workdir / "checkpoints" / str(step)),
+        "config": recipe(run.config),
+        "evaluation": frozen(run.config.evaluation),
     }
 
 
@@ -76,18 +81,42 @@ def each_scan(
             path = folder / f"{uid}.json"
             stored = read_result(path)
             if stored is None or stored["settings"] != settings:
-                entry = {"settings": settings, RESULT: work(records[index])}
-                write_text(path, json.dumps(entry, allow_nan=False))
+                write_result(path, settings, len(uids), work(records[index]))
                 stored = read_result(path)  # as a call that only reads it will see it
             assert stored is not None
             results.append(stored[RESULT])
     return results
 
 
+def write_result(path: pathlib.Path, settings: dict, scans: int, result: dict) -> None:
+    """Writes what `read_result` reads; `scans` are as many as the split has."""
+    entry = {"settings": settings, "scans": scans, RESULT: result}
+    write_text(path, json.dumps(entry, allow_nan=False))
+
+
 def read_result(path: pathlib.Path) -> dict | None:
-    """{"settings", "result"} of a file that `each_scan` wrote; None if it is none."""
+    """{"settings", "scans", "result"} of a file that `each_scan` wrote; None if it is none."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return stored if {"settings", RESULT} <= stored.keys() else None
+        return stored if {"settings", "scans", RESULT} <= stored.keys() else None
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def scored_split(workdir: pathlib.Path, split: str) -> tuple[dict[str, dict], dict]:
+    """(results by series UID, settings) of a split that was scored whole.
+
+    Raises:
+      InputError: there is no such folder, or no whole split in it.
+    """
+    if not workdir.is_dir():
+        raise InputError(f"{workdir}: no such folder; give the workdir of a scored run")
+    stored = [read_result(path) for path in sorted(folder_of(workdir, split).glob("*.json"))]
+    entries = [entry for entry in stored if entry is not None]
+    remedy = f"run python -m lung_unet.evaluate --split={split} for it"
+    if not entries:
+        raise InputError(f"{workdir}: its {split} split is not scored yet; {remedy}")
+    settings, scans = entries[0]["settings"], entries[0]["scans"]
+    if len(entries) != scans or any(entry["settings"] != settings for entry in entries):
+        raise InputError(f"{workdir}: its {split} split is scored in part only; {remedy}")
+    return {entry[RESULT]["series_uid"]: entry[RESULT] for entry in entries}, settings

@@ -12,15 +12,16 @@ from lung_unet.data.scan import IGNORE
 from lung_unet.data.volume import make_labels
 from lung_unet.evaluation.calibration import calibration_bins
 from lung_unet.evaluation.candidates import Candidate, find_candidates, marks_of, mask_on_source
+from lung_unet.evaluation.ensemble import Predict, with_variance
 from lung_unet.evaluation.froc import finding_rows
 from lung_unet.evaluation.operating_point import OperatingPoint
 from lung_unet.evaluation.pictures import draw_pictures
-from lung_unet.evaluation.sliding_window import Predictor
+from lung_unet.evaluation.uncertainty import boundary, regions_of
 from lung_unet.evaluation.voxel import NoduleScore, score
 
 
 def score_scan(
-    predictor: Predictor, config: ConfigDict, record: ScanRecord, point: OperatingPoint
+    predictor: Predict, config: ConfigDict, record: ScanRecord, point: OperatingPoint
 ) -> dict[str, Any]:
     """The scores of one scan, all but calibration and pictures on its own grid.
 
@@ -29,7 +30,7 @@ def score_scan(
     FROC takes them; calibration: its bins; pictures: of pictures.Picture.
     """
     volume, readers = record.volume, agreement(config.data)
-    probability = predictor(volume.hu, volume.lungs)
+    probability, variance = with_variance(predictor, volume.hu, volume.lungs)
     candidates = find_candidates(probability, volume, point.threshold, point.min_diameter_mm)
     faint = find_candidates(probability, volume, point.candidate_threshold, point.min_diameter_mm)
     marks = marks_of(candidates, faint, point.threshold)
@@ -39,11 +40,15 @@ def score_scan(
     ignore = labels == IGNORE
     truth = (labels >= readers) & ~ignore
     nodules = [
-        {"facts": nodule_facts(record.series_uid, nodule, marks), "metrics": nodule.metrics()}
+        {
+            "facts": nodule_facts(record.series_uid, nodule, marks),
+            "metrics": nodule.metrics()
+            | boundary(regions_of(nodule, candidates, volume), probability, variance),
+        }
         for nodule in result.nodules
     ]
     facts = [nodule["facts"] | nodule["metrics"] for nodule in nodules]
-    pictures = draw_pictures(record, truth, ignore, candidates, facts)
+    pictures = draw_pictures(record, truth, ignore, candidates, facts, probability, variance)
     included, excluded = finding_rows(record.findings)
     return {
         "series_uid": record.series_uid,

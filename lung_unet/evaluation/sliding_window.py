@@ -9,6 +9,7 @@ Windows and mirrors alike are averaged as probabilities: each view has one vote 
 logit has no bound, so that one view could outvote all others.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
@@ -100,10 +101,14 @@ def _check(config: ConfigDict) -> None:
 
 @partial(jax.jit, donate_argnums=0)
 def _add(tile: jax.Array, windows: jax.Array, i: int, shift: np.ndarray) -> jax.Array:
-    """The tile plus what lies in it of window i, which begins `shift` voxels after the tile."""
-    size = tile.shape
-    beyond = jnp.pad(windows[i], [(n, n) for n in size])
-    return tile + lax.dynamic_slice(beyond, [n - s for n, s in zip(size, shift, strict=True)], size)
+    """The tile plus what lies in it of window i, which begins `shift` voxels after the tile.
+
+    Tiles are (kinds, D, H, W), windows (kinds, batch, D, H, W).
+    """
+    kinds, *size = tile.shape
+    beyond = jnp.pad(windows[:, i], [(0, 0), *((n, n) for n in size)])
+    start = [0, *(n - s for n, s in zip(size, shift, strict=True))]
+    return tile + lax.dynamic_slice(beyond, start, (kinds, *size))
 
 
 class Predictor:
@@ -125,24 +130,42 @@ class Predictor:
         replicated = NamedSharding(mesh, REPLICATED)
         self._split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         mirrors = jnp.array(_mirrors(evaluation.mirror_axes))
+        views = len(mirrors)
+        self._kinds = 1 if views == 1 else 2  # the probability, and its variance between mirrors
         self._gaussian = gaussian(self._size)
-        self._blend = jax.device_put(self._gaussian / len(mirrors), replicated)
+        self._blend = jax.device_put(self._gaussian, replicated)
 
         def forward(params: dict, hu: jax.Array, blend: jax.Array) -> jax.Array:
             image = window(hu, config.data.window_hu)
 
-            def add_view(total: jax.Array, mirror: jax.Array) -> tuple[jax.Array, None]:
+            def add_view(sums: jax.Array, mirror: jax.Array) -> tuple[jax.Array, None]:
                 logits = apply(params, _flip(image, mirror)[..., None])[..., 0]
-                return total + _flip(jax.nn.sigmoid(logits), mirror), None
+                probability = _flip(jax.nn.sigmoid(logits), mirror)
+                return sums + jnp.stack([probability, probability**2][: self._kinds]), None
 
-            total, _ = lax.scan(add_view, jnp.zeros_like(image), mirrors)
-            return total * blend
+            sums, _ = lax.scan(add_view, jnp.zeros((self._kinds, *image.shape)), mirrors)
+            mean, *squares = sums / views
+            return jnp.stack([mean, *(s - mean**2 for s in squares)]) * blend
 
         self._forward: Callable = jax.jit(forward, out_shardings=replicated)
-        self._zeros = jax.jit(partial(jnp.zeros, self._size), out_shardings=replicated)
+        self._zeros = jax.jit(
+            partial(jnp.zeros, (self._kinds, *self._size)), out_shardings=replicated
+        )
+
+    def with_params(self, params: dict) -> "Predictor":
+        """The same program with other parameters of the network."""
+        other = copy.copy(self)
+        other.params = params
+        return other
 
     def __call__(self, hu: np.ndarray, lungs: np.ndarray) -> np.ndarray:
         """hu int16 and lungs bool, (z, y, x) of one volume, which may be smaller than a window."""
+        return self.with_variance(hu, lungs)[0]
+
+    def with_variance(
+        self, hu: np.ndarray, lungs: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """(probability, its variance between the mirrors), the latter None without mirrors."""
         starts = window_starts(lungs, self._size, self._overlap)
         weight = np.zeros(hu.shape, np.float32)
         tiles: dict[tuple[int, ...], jax.Array] = {}
@@ -164,11 +187,14 @@ class Predictor:
             if running is not None:  # the host runs one batch ahead, no more
                 running.block_until_ready()
             running = values
-        probability = np.zeros(hu.shape, np.float32)
+        sums = np.zeros((self._kinds, *hu.shape), np.float32)
         for corner, tile in tiles.items():
             box = _box(corner, self._size)
-            probability[box] = np.asarray(tile)[_box((0, 0, 0), probability[box].shape)]
-        return np.divide(probability, weight, out=probability, where=weight > 0)
+            inside = _box((0, 0, 0), weight[box].shape)
+            for total, part in zip(sums, np.asarray(tile), strict=True):
+                total[box] = part[inside]
+        np.divide(sums, weight, out=sums, where=weight > 0)
+        return sums[0], sums[1] if self._kinds > 1 else None
 
     def _tiles(self, low: np.ndarray) -> Iterator[tuple[int, ...]]:
         """First voxels of the tiles that a window at `low` reaches into, eight at most."""

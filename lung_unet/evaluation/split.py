@@ -13,6 +13,8 @@ from lung_unet import __version__
 from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.tables import COLUMNS
+from lung_unet.evaluation.charts import Rows
+from lung_unet.evaluation.ensemble import Predict
 from lung_unet.evaluation.judge import SecondStage
 from lung_unet.evaluation.operating_point import OperatingPoint, choose
 from lung_unet.evaluation.pictures import Picture
@@ -21,31 +23,31 @@ from lung_unet.evaluation.resume import each_scan, folder_of, made_with
 from lung_unet.evaluation.scoring import score_scan
 from lung_unet.evaluation.second_stage import measure, rows_of
 from lung_unet.evaluation.second_stage_report import Judged
-from lung_unet.evaluation.sliding_window import Predictor
 from lung_unet.evaluation.strata import stratify
 from lung_unet.evaluation.summary import froc_of, summarise
 from lung_unet.files import atomic_path, write_text
 from lung_unet.train.writer import JSONL, read_rows
-from lung_unet.workdir import identity
 
 
 def evaluate_split(
-    predictor: Predictor,
+    predictor: Predict,
     config: ConfigDict,
     dataset: Dataset,
     split: str,
     workdir: pathlib.Path,
-    step: int,
+    members: Sequence[dict],
     second: SecondStage | None = None,
 ) -> dict:
-    """Scores every scan of a split and writes all that lung_unet.evaluate writes.
+    """Scores every scan of a split and writes to the workdir all that lung_unet.evaluate writes.
 
     Returns what metrics.json holds. Overlap and surfaces are taken on each scan's own grid. Scans
-    that were scored before, with the same checkpoint and settings, are not scored again. With a
-    second stage, metrics and report also have what it makes of the same marks.
+    that were scored before, with the same `members` (resume.py:member) and settings, are not scored
+    again. The predictor is any function of HU and lungs to probability; `members` say all that it
+    depends on, each with the `step` of a checkpoint. With a second stage, metrics and report also
+    have what it makes of the same marks.
     """
-    point = choose(predictor, config, dataset, workdir, step)
-    settings = made_with(workdir, config, identity(dataset), step) | {"point": vars(point)}
+    point = choose(predictor, config, dataset, workdir, members)
+    settings = made_with(config, dataset, members) | {"point": vars(point)}
     scored = each_scan(
         dataset,
         split,
@@ -54,18 +56,47 @@ def evaluate_split(
         lambda record: score_scan(predictor, config, record, point),
         "evaluate",
     )
-    froc = froc_of(scored)
-    nodules = [n["facts"] | n["metrics"] for scan in scored for n in scan["nodules"]]
-    metrics = {
-        **summarise(scored, froc, point.threshold),
-        "strata": stratify(nodules),
+    about = {
         "thresholds": vars(point),
         "split": split,
-        "step": step,
+        "step": one_or_all([m["step"] for m in members]),
     }
     judged = judge(second, dataset, split, scored, workdir, settings) if second else None
-    if judged:
-        metrics["second_stage"] = judged.metrics
+    return write_results(
+        workdir,
+        split,
+        scored,
+        [point.threshold] * len(scored),
+        about | ({"second_stage": judged.metrics} if judged else {}),
+        facts(config, dataset, members, point),
+        read_rows(workdir / JSONL),
+        judged,
+    )
+
+
+def one_or_all(values: Sequence[Any]) -> Any:
+    """The value where there is one alone, else all."""
+    return values[0] if len(values) == 1 else list(values)
+
+
+def write_results(
+    workdir: pathlib.Path,
+    split: str,
+    scored: list[dict],
+    thresholds: Sequence[float],
+    about: dict[str, Any],
+    facts: dict[str, str],
+    curves: Rows,
+    judged: Judged | None = None,
+) -> dict:
+    """Writes metrics.json, tables, files for FROC and report of scans as `score_scan` gives them.
+
+    `thresholds` are those of each scan's mask; `about` goes into metrics.json, which is returned;
+    `judged` is what a second stage makes of their marks.
+    """
+    froc = froc_of(scored)
+    nodules = [n["facts"] | n["metrics"] for scan in scored for n in scan["nodules"]]
+    metrics = {**summarise(scored, froc, thresholds), "strata": stratify(nodules), **about}
     scans = [scan_row(scan) for scan in scored]
     write_text(workdir / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
     write_rows(workdir / "scans.csv", scans)
@@ -78,8 +109,8 @@ def evaluate_split(
         scans=scans,
         nodules=nodules,
         pictures=[Picture.from_json(p) for scan in scored for p in scan["pictures"]],
-        curves=read_rows(workdir / JSONL),
-        facts=facts(config, dataset, step, point),
+        curves=curves,
+        facts=facts,
         froc=froc,
         judged=judged,
     )
@@ -136,18 +167,26 @@ def write_marks(workdir: pathlib.Path, scored: list[dict]) -> None:
     write_text(folder / "seriesuids.csv", "".join(f"{s['series_uid']}\n" for s in scored))
 
 
-def facts(config: ConfigDict, dataset: Dataset, step: int, point: OperatingPoint) -> dict[str, str]:
-    """What a reader of the report wants to know of the run."""
+def facts(
+    config: ConfigDict, dataset: Dataset, members: Sequence[dict], point: OperatingPoint
+) -> dict[str, str]:
+    """What a reader of the report wants to know of the run, or of those that are averaged."""
     counts = dataset.manifest["counts"]
     device = jax.devices()[0]
-    return {
+    steps = ", ".join(str(m["step"]) for m in members)
+    network = {
         "Configuration": config.variant or "default",
-        "Dataset": f"{dataset.folder.name}: {counts['scans']} scans, {counts['nodules']} nodules",
-        "Spacing": f"{dataset.spacing_mm:g} mm",
         "Patch": " × ".join(map(str, config.data.patch)),
         "Channels": " ".join(map(str, config.model.channels)),
+        "Checkpoint": f"step {steps} of {config.train.steps}",
+    }
+    if len(members) > 1:
+        network = {"Checkpoints": f"steps {steps} of {len(members)} runs, averaged"}
+    return {
+        **network,
+        "Dataset": f"{dataset.folder.name}: {counts['scans']} scans, {counts['nodules']} nodules",
+        "Spacing": f"{dataset.spacing_mm:g} mm",
         "Truth": f"voxels that {agreement(config.data)} or more readers outlined",
-        "Checkpoint": f"step {step} of {config.train.steps}",
         "Mask": f"probability above {point.threshold:g}, regions from {point.min_diameter_mm:g} mm",
         "FROC's marks": f"regions above {point.candidate_threshold:g} as well",
         "Device": f"{jax.device_count()} × {device.device_kind}",

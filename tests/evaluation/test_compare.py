@@ -10,7 +10,7 @@ from lung_unet.errors import InputError
 from lung_unet.evaluation.compare import compare, print_comparison
 from lung_unet.evaluation.resume import folder_of
 
-SETTINGS = {"data": "d", "fold": 0, "readers": 2, "step": 1}
+SETTINGS = {"data": "d", "fold": 0, "readers": 2, "members": [{"step": 1}]}
 
 
 def scored(workdir, dices, settings=SETTINGS):
@@ -28,7 +28,7 @@ def scored(workdir, dices, settings=SETTINGS):
             "included": included,
             "excluded": [],
         }
-        entry = {"settings": settings, "result": result}
+        entry = {"settings": settings, "scans": len(dices), "result": result}
         (folder / f"1.2.{number}.json").write_text(json.dumps(entry))
     return workdir
 
@@ -97,5 +97,8 @@ def test_what_is_not_scored_is_refused(tmp_path, dices):
         compare(a, scored(tmp_path / "b", {77: 0.5}), "test")
     mixed = folder_of(a, "test") / "1.2.3.json"
     mixed.write_text(mixed.read_text().replace('"step": 1', '"step": 2'))
+    with pytest.raises(InputError, match="scored in part only; run python"):
+        compare(a, a, "test")
+    mixed.unlink()  # as where scoring was interrupted
     with pytest.raises(InputError, match="scored in part only; run python"):
         compare(a, a, "test")

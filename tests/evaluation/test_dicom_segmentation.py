@@ -46,7 +46,7 @@ def prediction(series) -> Prediction:
 @pytest.fixture
 def written(series, prediction, tmp_path):
     path = tmp_path / "out" / "ct_segmentation.dcm"
-    write_segmentation(path, prediction, series.slices, step=600)
+    write_segmentation(path, prediction, series.slices, model="step 600")
     return path
 
 
@@ -127,7 +127,7 @@ def test_what_cannot_be_referred_to_is_an_error_that_names_the_series_and_no_pat
         del dataset.FrameOfReferenceUID
         dataset.save_as(header.path)
     with pytest.raises(InputError, match=r"series 1\.2\.3\.4") as error:
-        write_segmentation(tmp_path / "out" / "x.dcm", prediction, series.slices, step=1)
+        write_segmentation(tmp_path / "out" / "x.dcm", prediction, series.slices, model="step 1")
     assert "Müller" not in str(error.value)
     assert not list((tmp_path / "out").glob("*"))
 

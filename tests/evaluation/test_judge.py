@@ -11,6 +11,8 @@ from lung_unet.evaluation import judge as module
 from lung_unet.evaluation.judge import SecondStage, identity_of, open_second_stage, store
 from lung_unet.evaluation.split import evaluate_split
 
+MEMBERS = [{"step": 7}]
+
 
 class Knowing:
     """Calls marks left of the middle nodules, the further the more malignant."""
@@ -40,7 +42,7 @@ def classifier(second_config, dataset, tmp_path, monkeypatch):
 
 
 def test_metrics_and_report_have_both_stages(config, dataset, oracle, second, tmp_path):
-    metrics = evaluate_split(oracle(shift=1), config, dataset, "test", tmp_path, 7, second)
+    metrics = evaluate_split(oracle(shift=1), config, dataset, "test", tmp_path, MEMBERS, second)
     own = metrics["second_stage"]
     assert own["first_stage"]["cpm"] == metrics["cpm"] and own["weight"] == 0.5
     assert json.loads((tmp_path / "metrics.json").read_text())["second_stage"] == own
@@ -53,7 +55,7 @@ def test_metrics_and_report_have_both_stages(config, dataset, oracle, second, tm
         == "seriesuid,coordX,coordY,coordZ,probability,first_stage,nodule_probability,malignancy"
     )
     assert len(rows) == 1 + own["marks"]
-    evaluate_split(oracle(shift=1), config, dataset, "test", tmp_path, 7)
+    evaluate_split(oracle(shift=1), config, dataset, "test", tmp_path, MEMBERS)
     assert "second_stage" not in json.loads((tmp_path / "metrics.json").read_text())
     assert not (tmp_path / "figures" / "second_stage.png").exists()
 
@@ -79,7 +81,7 @@ def test_each_wrong_classifier_is_one_line(
             open_second_stage(folder, runs.load(workdir))
         assert "\n" not in str(error.value)
 
-    refused("is no classifier", workdir)
+    refused("is a run of segmentation; give a classifier", workdir)
     refused("no such folder", classifier / "none")
     path = classifier / "config.json"
     text = path.read_text()

@@ -1,5 +1,6 @@
 """Thresholds: the best on the validation split, kept for their checkpoint, given by the user."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,8 +12,11 @@ from lung_unet.errors import InputError
 from lung_unet.evaluation.candidates import find_candidates, marks_of
 from lung_unet.evaluation.operating_point import OperatingPoint, choose, operating_point
 from lung_unet.evaluation.operating_search import DEFAULT, GRID, best, examine, overlap
+from lung_unet.evaluation.resume import member
 from lung_unet.evaluation.voxel import Counts, score
-from lung_unet.workdir import claim
+from lung_unet.workdir import claim, load
+
+STEP_7 = [{"step": 7}]
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def blurred(oracle):
 
 
 def test_the_threshold_is_the_one_of_the_highest_dice(blurred, config, dataset, workdir, record):
-    point = choose(blurred, config, dataset, workdir, 7)
+    point = choose(blurred, config, dataset, workdir, STEP_7)
     scan = examine(blurred, config, record, GRID)
     dice = np.array([Counts(*row).dice for row in scan["voxels"]])
     assert np.ptp(dice) > 0.1 and dice[GRID["threshold"].index(point.threshold)] == dice.max()
@@ -106,28 +110,33 @@ def test_equal_scores_and_no_nodules_take_the_default():
     assert best([empty], GRID) == (DEFAULT, {"chosen_on": {"scans": 1, "nodules": 0}})
 
 
-def test_it_is_kept_for_its_checkpoint_and_settings(oracle, config, dataset, workdir):
+def test_it_is_kept_for_its_checkpoints_and_settings(oracle, config, dataset, workdir):
+    run = dataclasses.replace(load(workdir), config=config)
     first = oracle()
-    point = choose(first, config, dataset, workdir, 7)
-    assert first.calls == 1 and operating_point(workdir, config, 7) == point
+    point = choose(first, config, dataset, workdir, [member(run, 7)])
+    assert first.calls == 1 and operating_point([run], [7], workdir) == point
     again = oracle()
-    assert choose(again, config, dataset, workdir, 7) == point and again.calls == 0
+    assert choose(again, config, dataset, workdir, [member(run, 7)]) == point and again.calls == 0
     with pytest.raises(InputError, match=r"step 8; run python -m lung_unet\.evaluate"):
-        operating_point(workdir, config, 8)
-    choose(again, config, dataset, workdir, 8)
-    assert again.calls == 1
+        operating_point([run], [8], workdir)
+    both = [member(run, 7), member(run, 8)]
+    choose(again, config, dataset, workdir, both)
+    assert again.calls == 1 and operating_point([run, run], [7, 8], workdir) == point
+    with pytest.raises(InputError, match=r"yet for these together.*--thresholds=DIR"):
+        operating_point([run, run], [8, 8], workdir)
     config.evaluation.overlap = 0.1
     with pytest.raises(InputError, match="no thresholds were chosen"):
-        operating_point(workdir, config, 8)
+        operating_point([run, run], [7, 8], workdir)
 
 
 def test_numbers_of_the_configuration_hold(oracle, config, dataset, workdir):
+    run = dataclasses.replace(load(workdir), config=config)
     config.evaluation.threshold = 0.15
     predictor = oracle()
-    assert choose(predictor, config, dataset, workdir, 7).threshold == 0.15
+    assert choose(predictor, config, dataset, workdir, STEP_7).threshold == 0.15
     config.evaluation.update(candidate_threshold=0.01, min_diameter_mm=1.0)
-    assert choose(predictor, config, dataset, workdir, 7) == OperatingPoint(0.15, 0.01, 1.0)
-    assert operating_point(workdir, config, 9) == OperatingPoint(0.15, 0.01, 1.0)
+    assert choose(predictor, config, dataset, workdir, STEP_7) == OperatingPoint(0.15, 0.01, 1.0)
+    assert operating_point([run], [9], workdir) == OperatingPoint(0.15, 0.01, 1.0)
     assert predictor.calls == 1  # with all three given nothing is predicted
 
 
@@ -140,4 +149,4 @@ def test_numbers_of_the_configuration_hold(oracle, config, dataset, workdir):
 def test_what_cannot_be_is_refused(config, workdir, values, named):
     config.evaluation.update(values)
     with pytest.raises(InputError, match=named):
-        operating_point(workdir, config, 7)
+        operating_point([dataclasses.replace(load(workdir), config=config)], [7], workdir)

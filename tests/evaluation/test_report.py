@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from matplotlib.image import imread
+from matplotlib.image import imread, imsave
 
 from lung_unet.evaluation import charts
 from lung_unet.evaluation.froc import evaluate_marks
@@ -75,10 +75,19 @@ def png(number: int = 0) -> bytes:
     return draw(case)
 
 
+@functools.cache
+def entropy_png(number: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    imsave(buffer, np.full((9, 29, 3), 20 * number, np.uint8), format="png")
+    return buffer.getvalue()
+
+
 def case(
     series_uid="1.2.3", title="Nodule", kind="nodule", dice=0.5, probability=0.9, picture=0
 ) -> Picture:
-    return Picture(series_uid, title, kind, dice, 3.0, probability, png(picture))
+    boundary = {"boundary_entropy": 0.375 if probability else None}
+    pngs = png(picture), entropy_png(picture)
+    return Picture(series_uid, title, kind, dice, 3.0, probability, *pngs, boundary)
 
 
 def write(folder, **given) -> Page:
@@ -162,7 +171,7 @@ def test_every_figure_is_embedded_and_lies_beside_the_report(full):
     embedded = {base64.b64decode(url.partition(",")[2]) for url in page.values("src")}
     files = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
     assert embedded == set(files.values())
-    assert sorted(files) == [
+    assert sorted(name for name in files if "entropy" not in name) == [
         "calibration.png",
         "case-000-987.png",
         "case-001-987.png",
@@ -174,8 +183,10 @@ def test_every_figure_is_embedded_and_lies_beside_the_report(full):
         "dice_by_diameter.png",
         "froc.png",
     ]
-    for picture in embedded:
-        assert imread(io.BytesIO(picture)).shape[1] > 800
+    for name, picture in files.items():
+        assert "entropy" in name or imread(io.BytesIO(picture)).shape[1] > 800
+    assert files["case-003-123-entropy.png"] == entropy_png(1)  # beside its own picture
+    assert files["case-003-123.png"] == png(1)
 
 
 def test_worst_case_comes_first_and_scans_stay_together(full):
@@ -205,6 +216,8 @@ def test_numbers_reach_the_reader(full):
         "0.125 0.375",
         "8 –",
         "Own number1e-05, –",
+        "Boundary entropy 0.375",
+        "Nothing was found here",
     ):
         assert shown in text
     for shown in ("8.2", "31.2", "yes", "not rated", "unet3d.py:smoke", "96 × 96 × 96"):
@@ -269,7 +282,7 @@ def test_pictures_of_an_earlier_report_are_gone_and_other_files_stay(tmp_path):
     (tmp_path / "figures" / "mine.png").write_bytes(b"")
     write(tmp_path, pictures=[case("4.5.6")])
     left = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert left == {"case-000-456.png", "mine.png"}
+    assert left == {"case-000-456.png", "case-000-456-entropy.png", "mine.png"}
 
 
 def test_many_pictures_are_cut_to_the_worst(tmp_path):

@@ -42,7 +42,7 @@ def look(browser, tmp_path):
 def test_it_shows_without_a_console_error_on_light_and_dark_pages(
     look, config, dataset, oracle, tmp_path
 ):
-    evaluate_split(oracle(shift=2), config, dataset, "test", tmp_path / "run", step=7)
+    evaluate_split(oracle(shift=2), config, dataset, "test", tmp_path / "run", [{"step": 7}])
     report = tmp_path / "run" / "report.html"
     light, errors = look(report)
     assert errors == []

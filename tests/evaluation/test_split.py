@@ -24,7 +24,7 @@ WANTED = {
 def score(config, dataset, oracle, tmp_path):
     def score(predictor=None, workdir=tmp_path, split="test", **kwargs):
         return evaluate_split(
-            predictor or oracle(**kwargs), config, dataset, split, workdir, step=7
+            predictor or oracle(**kwargs), config, dataset, split, workdir, [{"step": 7}]
         )
 
     return score
@@ -49,11 +49,14 @@ def test_the_truth_scores_near_one_on_the_scans_own_grid(score, tmp_path):
     (nodule,) = csv.DictReader((tmp_path / "nodules.csv").read_text().splitlines())
     assert float(nodule["probability"]) == pytest.approx(0.9)
     assert float(nodule["dice"]) == metrics["nodule_dice"]
+    # the voxels within are given 0.9, those without 0, and there is one view
+    assert 0.05 < float(nodule["boundary_entropy"]) < 0.469 and "boundary_spread" not in nodule
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
 def test_a_wrong_place_is_a_miss_and_a_false_positive(score):
     metrics = score(shift=9)
+    assert metrics["boundary_entropy"] is None
     assert metrics["nodule_dice"] == 0 and metrics["found"] == 0 and metrics["cpm"] == 0
     assert metrics["false_positives_per_scan"] == 1 and metrics["precision"] == 0
     assert metrics["froc"]["at_threshold"] == {
@@ -124,7 +127,9 @@ def test_a_split_without_nodules_is_scored_and_says_what_is_not_defined(
     (healthy / "annotations.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\n")
     prepare(healthy, tmp_path / "prepared", settings, workers=1)
     dataset = Dataset(tmp_path / "prepared")
-    metrics = evaluate_split(oracle(dataset), config, dataset, "test", tmp_path / "run", step=7)
+    metrics = evaluate_split(
+        oracle(dataset), config, dataset, "test", tmp_path / "run", [{"step": 7}]
+    )
     assert metrics["thresholds"] == DEFAULT and metrics["nodules"] == 0
     for name in ("dice", "nodule_dice", "hd95_mm", "recall", "cpm"):
         assert metrics[name] is None

@@ -146,7 +146,7 @@ def test_a_second_stage_is_trained_and_judges_as_typed(run, trained, luna16, tmp
     assert header.endswith("nodule_probability,malignancy,score")
     assert len(rows) == len(list((tmp_path / "out").glob("*_why.png")))
     process = run("evaluate", f"--workdir={second}", fails=True)
-    assert "is a classifier; give it as --classifier" in process.stderr
+    assert "a run of classification; give a segmentation run" in process.stderr
 
 
 BAD = {

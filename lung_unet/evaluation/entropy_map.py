@@ -1,0 +1,35 @@
+"""Where a model is unsure: the planes of a case, coloured by the entropy of the probability."""
+
+import io
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.image import imsave
+
+from lung_unet.evaluation.overlay import BACKGROUND, GAP, PANEL, PLANES, WINDOW_HU, Case, plane
+from lung_unet.evaluation.uncertainty import entropy
+
+UNSURE = "#ffb000"  # amber: neither the green nor the magenta of the outlines
+
+
+def draw_entropy(case: Case, probability: np.ndarray) -> bytes:
+    """A PNG of the three planes that `draw` shows of a case, side by side as there.
+
+    `probability` is a crop as those of the case, of equal spacing along all axes. The lung window
+    in grey gives way to amber by the entropy: none at 0 bit, all at 1. A pixel is a voxel, so that
+    the picture is small; a page scales it to the width of the other.
+    """
+    low, high = WINDOW_HU
+    amber = np.array(to_rgb(UNSURE))
+    panels = []
+    for axis in range(len(PLANES)):
+        grey = np.clip((plane(case.hu, axis, case.centre) - low) / (high - low), 0, 1)[..., None]
+        unsure = entropy(plane(probability, axis, case.centre))[..., None]
+        panels.append(grey * (1 - unsure) + amber * unsure)
+    height = len(panels[0])
+    gap = np.broadcast_to(to_rgb(BACKGROUND), (height, max(1, round(height * GAP / PANEL)), 3))
+    first, *others = panels
+    picture = np.concatenate([first, *(part for p in others for part in (gap, p))], axis=1)
+    buffer = io.BytesIO()
+    imsave(buffer, np.rint(255 * picture).astype(np.uint8), format="png")
+    return buffer.getvalue()

@@ -1,0 +1,120 @@
+"""Folds gathered: as if one run had scored all their scans, and only where that is sound."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lung_unet.errors import InputError
+from lung_unet.evaluation.compare import compare
+from lung_unet.evaluation.froc import evaluate_marks
+from lung_unet.evaluation.gather import gather
+from lung_unet.evaluation.resume import folder_of, write_result
+
+RECIPE = {"data.patch": [64, 64, 64], "model.channels": [16, 32], "optimizer.learning_rate": 0.01}
+
+
+def result(uid: str, rng: np.random.Generator) -> dict:
+    """A scan as `score_scan` gives it: two nodules, marks on them and beside them."""
+    included = [[0.0, 0.0, 0.0, 10.0], [90.0, 0.0, 0.0, 10.0]]
+    marks = [[*row[:3], float(p)] for row, p in zip(included, rng.random(2), strict=True)]
+    marks += [[50.0, 500.0, 0.0, float(p)] for p in rng.random(4)]
+    facts = {"series_uid": uid, "diameter_mm": 10.0, "found": True, "probability": 0.5}
+    return {
+        "series_uid": uid,
+        "voxels": {"hit": 10, "false_positive": 5, "missed": 5},
+        "metrics": {"dice": 0.5},
+        "false_positives": 1,
+        "nodules": [{"facts": facts, "metrics": {"dice": float(d)}} for d in rng.random(2)],
+        "marks": marks,
+        "included": included,
+        "excluded": [],
+        "calibration": np.ones((3, 10)).tolist(),
+        "pictures": [],
+    }
+
+
+@pytest.fixture
+def fold(tmp_path):
+    """fold(k, name) → the folder of a run whose test split, three scans, is scored."""
+
+    def make(k, name="fold", threshold=0.5, scans=3, recipe=RECIPE, members=1, **settings):
+        rng = np.random.default_rng(k)
+        workdir = tmp_path / f"{name}{k}"
+        config = recipe | {"data.fold": k, "seed": k}
+        one = {"step": 100 + k, "checkpoint": k, "config": config, "evaluation": {"overlap": 0.5}}
+        point = {"threshold": threshold, "min_diameter_mm": 3.0}
+        settings = {"data": "d", "fold": k, "readers": 2, "members": [one] * members,
+                    "point": point} | settings  # fmt: skip
+        for number in range(scans):
+            uid = f"1.2.{k}.{number}"
+            write_result(folder_of(workdir, "test") / f"{uid}.json", settings, 3, result(uid, rng))
+        return workdir
+
+    return make
+
+
+def test_the_scores_are_those_of_all_folds_scans_together(fold, tmp_path):
+    thresholds = (0.25, 0.5, 0.75)
+    folders = [fold(k, threshold=t) for k, t in enumerate(thresholds)]
+    metrics = gather(folders, "test", tmp_path / "all")
+    stored = [
+        json.loads(path.read_text())["result"]
+        for folder in folders
+        for path in sorted(folder_of(folder, "test").iterdir())
+    ]
+    marks, nodules = ([np.array(scan[k]) for scan in stored] for k in ("marks", "included"))
+    froc = evaluate_marks(marks, nodules, [np.zeros((0, 4))] * 9)
+    assert metrics["cpm"] == froc.cpm and 0 < froc.cpm < 1
+    dice = [nodule["metrics"]["dice"] for scan in stored for nodule in scan["nodules"]]
+    assert metrics["nodule_dice"] == pytest.approx(np.mean(dice))
+    assert metrics["scans"] == 9 and metrics["intervals"]["cpm"] is not None
+    # each fold's marks are cut at its own threshold
+    above = [m[2:, 3] > t for m, t in zip(marks, np.repeat(thresholds, 3), strict=True)]
+    at_threshold = metrics["froc"]["at_threshold"]["false_positives_per_scan"]
+    assert at_threshold == np.concatenate(above).sum() / 9
+    assert metrics["thresholds"] == {"threshold": [0.25, 0.5, 0.75], "min_diameter_mm": 3.0}
+    assert metrics["folds"] == [0, 1, 2] and metrics["step"] == [100, 101, 102]
+    assert json.loads((tmp_path / "all" / "metrics.json").read_text()) == metrics
+    assert len((tmp_path / "all" / "scans.csv").read_text().splitlines()) == 10
+
+
+def test_gathered_folds_are_compared_as_runs_are(fold, tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    stale = folder_of(one, "test") / "9.9.json"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    gather([fold(0), fold(1)], "test", one)
+    wider = RECIPE | {"model.channels": [32, 64]}
+    gather([fold(k, "wide", recipe=wider, members=2) for k in (0, 1)], "test", other)
+    comparison = compare(one, other, "test")
+    assert comparison["scans"] == 6 and comparison["metrics"]["cpm"]["difference"] == 0
+    with pytest.raises(InputError, match="another fold"):
+        compare(one, fold(0), "test")
+    with pytest.raises(InputError, match="one: holds several folds already"):
+        gather([one, fold(2)], "test", tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"data": "e"}, "scored with another dataset"),
+        ({"readers": 1}, r"another readers \(2 and 1\)"),
+        ({"recipe": RECIPE | {"optimizer.learning_rate": 0.1}},
+         r"another config\.optimizer\.learning_rate \(0\.01 and 0\.1\)"),
+        ({"members": 2}, "another member 1's config"),
+        ({"scans": 2}, "scored in part only"),
+    ],
+)  # fmt: skip
+def test_folds_that_differ_are_refused_by_name(fold, tmp_path, other, told):
+    with pytest.raises(InputError, match=told) as error:
+        gather([fold(0), fold(1, **other)], "test", tmp_path / "all")
+    assert "\n" not in str(error.value) and str(tmp_path / "fold1") in str(error.value)
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_scan_counts_once_and_no_fold_is_overwritten(fold, tmp_path):
+    with pytest.raises(InputError, match=r"both scored 1\.2\.0\.0; give each fold once"):
+        gather([fold(0), fold(0, "copy")], "test", tmp_path / "all")
+    with pytest.raises(InputError, match="is one of the folds; choose another --output"):
+        gather([fold(0), fold(1)], "test", fold(1))
