@@ -7,6 +7,7 @@ Variants:
     smoke      minutes on two CPU cores: 2 mm, 32³ patches, three levels
     mlperf     the geometry of MLPerf Training's unet3d, for throughput
     nnunet     nnU-Net's 3d_fullres plan for LUNA16 at 1 mm, for throughput
+    resenc_m   the same of its residual encoder preset M, 9–11 GB; resenc_l: preset L, 24 GB
     peer_cpu   batch 2 × 64³, channels 16 32 64 128: the CPU comparison with MONAI
 
 Plain data: nothing of the package is imported here.
@@ -53,7 +54,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.strides = ()  # (z, y, x) of each step down, as ((2, 2, 2), (1, 2, 2)); (): all 2
     config.model.encoder = "plain"  # plain, residual: nnU-Net's ResEnc
     config.model.blocks = ()  # residual: blocks a level; (): nnU-Net's 1, 3, 4, 6, 6 …
-    config.model.stochastic_depth = 0.0  # residual: how often training skips the last block
+    # residual: how often training passes by the last block, others in proportion to their depth
+    config.model.stochastic_depth = 0.0
     config.model.convs = 2  # a level, on both sides; with a residual encoder on the way up
     config.model.norm = "instance"  # instance, group, none
     config.model.activation = "leaky_relu"  # leaky_relu, relu, gelu, silu
@@ -179,6 +181,21 @@ def _nnunet(config: ConfigDict) -> None:
     config.train.steps = 250_000
 
 
+def _resenc_m(config: ConfigDict) -> None:
+    """nnU-Net v2's plan of nnUNetPlannerResEncM for LUNA16 at 1 mm: 102 M parameters."""
+    _nnunet(config)
+    config.model.encoder = "residual"
+    config.model.convs = 1
+
+
+def _resenc_l(config: ConfigDict) -> None:
+    """The same of nnUNetPlannerResEncL: its rule, shrinking 256³ until its estimate of activations
+    is below 2.1e9, ends at 192³ (1.87e9), batch 2, for medians of 300 to 350 voxels an axis."""
+    _resenc_m(config)
+    config.data.block = (240, 240, 240)
+    config.data.patch = (192, 192, 192)
+
+
 def _peer_cpu(config: ConfigDict) -> None:
     """The network that MONAI's DynUNet is timed with on the CPU."""
     config.data.block = (80, 80, 80)
@@ -194,4 +211,11 @@ def _peer_cpu(config: ConfigDict) -> None:
     config.evaluation.batch_size = 1
 
 
-VARIANTS = {"smoke": _smoke, "mlperf": _mlperf, "nnunet": _nnunet, "peer_cpu": _peer_cpu}
+VARIANTS = {
+    "smoke": _smoke,
+    "mlperf": _mlperf,
+    "nnunet": _nnunet,
+    "resenc_m": _resenc_m,
+    "resenc_l": _resenc_l,
+    "peer_cpu": _peer_cpu,
+}

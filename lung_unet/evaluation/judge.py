@@ -47,9 +47,9 @@ class SecondStage:
             for p, m, score in zip(second, malignancy, scores, strict=True)
         ]
 
-    def picture(self, volume: Volume, centre_mm: np.ndarray) -> bytes:
+    def picture(self, volume: Volume, centre_mm: np.ndarray, large: bool = False) -> bytes:
         """A PNG of what the classifier looked at, as `draw_attribution`."""
-        return draw_attribution(*self.classifier.attribution(volume, centre_mm))
+        return draw_attribution(*self.classifier.attribution(volume, centre_mm), large)
 
     def judge_split(
         self, dataset: Dataset, split: str, marks: list[dict], folder: pathlib.Path, settings: dict

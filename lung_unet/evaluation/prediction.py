@@ -74,7 +74,9 @@ def predict_scan(
             volume, [d.centre_mm for d in detections], [d.probability for d in detections]
         )
         detections = [
-            dataclasses.replace(d, opinion=o, looked_at=second.picture(volume, d.centre_mm))
+            dataclasses.replace(
+                d, opinion=o, looked_at=second.picture(volume, d.centre_mm, large=True)
+            )
             for d, o in zip(detections, opinions, strict=True)
         ]
     return Prediction(scan, probability, labels, detections)

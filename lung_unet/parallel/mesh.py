@@ -88,11 +88,11 @@ def share_of_batch(mesh: Mesh) -> tuple[int, int]:
 
 def in_parts(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
     """(parts, batch / parts, depth, …) of (batch, depth, …), within a compiled program; each part
-    holds patches of every device, so that none moves."""
+    holds patches of every device, so that none moves. What is not a patch has no depth."""
     data = mesh.shape["data"]
     split = x.reshape(data, parts, -1, *x.shape[1:]).swapaxes(0, 1)
     split = split.reshape(parts, -1, *x.shape[1:])
-    spec = NamedSharding(mesh, PartitionSpec(None, *BATCH_AND_DEPTH))
+    spec = NamedSharding(mesh, PartitionSpec(None, *(BATCH_AND_DEPTH if x.ndim >= 4 else BATCH)))
     return jax.lax.with_sharding_constraint(split, spec)
 
 

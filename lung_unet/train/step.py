@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from lung_unet.data.labels import agreement
 from lung_unet.data.scan import IGNORE, READERS
 from lung_unet.model import classifier, unet
+from lung_unet.model.encoders import blocks_of
 from lung_unet.model.losses import Sums, at_all_levels, make_loss
 from lung_unet.model.unet import UNet
 from lung_unet.parallel.mesh import (
@@ -69,11 +70,11 @@ def make_apply(config: ConfigDict) -> tuple[Apply, Init]:
         module = build(config, nnx.Rngs(config.seed))
         return nnx.to_pure_dict(nnx.state(module))
 
-    def apply(params: dict, images: jax.Array, method: Callable | None = None) -> Any:
+    def apply(params: dict, *inputs: jax.Array, method: Callable | None = None) -> Any:
         state = jax.tree.map(lambda x: x, abstract)
         nnx.replace_by_pure_dict(state, params)
         module = nnx.merge(graph, state)
-        return method(module, images) if method else module(images)
+        return method(module, *inputs) if method else module(*inputs)
 
     return apply, init
 
@@ -141,11 +142,16 @@ def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
         images, labels = augment_local(batch["hu"], batch["labels"], keys)
         images = jax.lax.with_sharding_constraint(images, inner)
         labels = jax.lax.with_sharding_constraint(labels, inner)
-        voxels = images, *targets_of(labels, config.data)
+        voxels: tuple = images, *targets_of(labels, config.data)
+        if config.model.stochastic_depth:
+            samples, blocks = images.shape[0], sum(blocks_of(config.model))
+            # The key after those of the samples, so that augmentation draws as it does without.
+            draws = jax.random.uniform(jax.random.fold_in(key, samples), (samples, blocks))
+            voxels += (draws,)
 
         def sums(params: dict, voxels: tuple) -> tuple[Sums, jax.Array]:
-            images, targets, weights = voxels
-            levels = [x[..., 0] for x in apply(params, images, method=UNet.all_levels)]
+            images, targets, weights, *draws = voxels
+            levels = [x[..., 0] for x in apply(params, images, *draws, method=UNet.all_levels)]
             wrong = jnp.sum(jax.nn.sigmoid(levels[0]) * (1 - targets) * weights, (1, 2, 3))
             return loss_of.sums(levels, targets, weights), wrong
 

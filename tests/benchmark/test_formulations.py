@@ -10,12 +10,18 @@ from lung_unet.benchmark.formulations import CHANNEL_SECOND, FORMULATIONS
 
 @pytest.mark.parametrize("name", [n for n in FORMULATIONS if n != "conv3d"])
 @pytest.mark.parametrize(
-    "size, stride, transposed", [(3, 1, False), (3, 2, False), (1, 1, False), (2, 2, True)]
+    "size, stride, transposed",
+    [
+        (3, (1, 1, 1), False),
+        (3, (1, 2, 2), False),
+        (1, (1, 1, 1), False),
+        ((2, 1, 2), (2, 1, 2), True),
+    ],
 )
 def test_formulations_agree_forward_and_backward(name, size, stride, transposed):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 4, 6, 8, 3), np.float32)
-    kernel = rng.standard_normal((size, size, size, 3, 5), np.float32)
+    kernel = rng.standard_normal((*np.broadcast_to(size, 3), 3, 5), np.float32)
     arguments = {"stride": stride, "transposed": transposed}
     expected_y = FORMULATIONS["conv3d"](x, kernel, **arguments)
     g = rng.standard_normal(expected_y.shape, np.float32)

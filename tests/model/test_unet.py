@@ -92,6 +92,11 @@ def test_bfloat16_computes_close_to_float32(config):
         ({"strides": (2,)}, "config.model.strides"),
         ({"strides": ((3, 1, 1),)}, "config.model.strides"),
         ({"channels": (12, 16), "norm": "group"}, "config.model.channels"),
+        ({"encoder": "dense"}, "config.model.encoder"),
+        ({"encoder": "residual", "blocks": (1, 2, 3)}, "config.model.blocks"),
+        ({"encoder": "residual", "blocks": (1, 0)}, "config.model.blocks"),
+        ({"encoder": "residual", "stochastic_depth": 1.0}, "config.model.stochastic_depth"),
+        ({"stochastic_depth": 0.1}, "config.model.stochastic_depth"),
     ],
 )
 def test_choice_that_does_not_exist_is_named(config, change, named):

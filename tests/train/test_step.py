@@ -60,6 +60,16 @@ def test_loss_falls_and_validation_dice_rises(config, batch):
 
 
 DEEP = {"channels": (2, 4, 4, 4), "convs": 1, "deep_supervision": True}
+RESIDUAL = {
+    "channels": (2, 4),
+    "strides": ((1, 2, 2),),
+    "down": "strided",
+    "encoder": "residual",
+    "blocks": (1, 1),
+    "stochastic_depth": 0.5,
+    "convs": 1,
+    "remat": True,
+}
 
 
 def first_step(config, batch):
@@ -84,7 +94,8 @@ def assert_same_step(one, many):
 
 
 @pytest.mark.parametrize(
-    "meshes, model", [(((8, 1), (4, 2), (2, 4), (1, 8)), {}), (((2, 2),), DEEP)]
+    "meshes, model",
+    [(((8, 1), (4, 2), (2, 4), (1, 8)), {}), (((2, 2),), DEEP), (((2, 2),), RESIDUAL)],
 )
 def test_any_mesh_gives_the_same_step_without_gathering_activations(config, batch, meshes, model):
     config.data.patch = (16, 16, 16)
@@ -117,7 +128,8 @@ def test_a_sharded_optimizer_takes_less_memory_and_gives_the_same_step(config, b
 
 
 @pytest.mark.parametrize(
-    "loss, mesh, model", [("dice_ce", (2, 2), {}), ("tversky", (1, 1), DEEP), ("focal", (1, 1), {})]
+    "loss, mesh, model",
+    [("dice_ce", (2, 2), RESIDUAL), ("tversky", (1, 1), DEEP), ("focal", (1, 1), {})],
 )
 def test_a_batch_seen_in_parts_gives_the_step_of_the_whole(config, batch, loss, mesh, model):
     config.data.patch = (16, 16, 16)
@@ -206,6 +218,21 @@ def test_the_same_step_is_the_same_to_the_bit_and_the_next_draws_anew(config, ba
     _, other = step(state, put)
     assert float(first["loss"]) == float(same["loss"])
     assert float(first["loss"]) != float(other["loss"])  # parameters stayed, augmentation did not
+
+
+def test_stochastic_depth_draws_for_each_sample_and_block_in_training_alone(config, batch):
+    config.model.update(RESIDUAL)
+    mesh, apply, state, _ = build(config)
+    put = put_batch(batch, mesh)
+    seen = []
+
+    def spy(params, *inputs, **options):
+        seen.append([x.shape for x in inputs])
+        return apply(params, *inputs, **options)
+
+    make_train_step(config, spy, make_optimizer(config), mesh).lower(state, put)
+    make_validation_step(config, spy, mesh).lower(state.params, put)
+    assert seen == [[(4, 16, 16, 16, 1), (4, 2)], [(4, 16, 16, 16, 1)]]
 
 
 @pytest.mark.parametrize(
