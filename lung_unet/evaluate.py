@@ -133,8 +133,8 @@ def _gather(first: str, rest: tuple[str, ...]) -> None:
 def _evaluate() -> None:
     command.set_up_jax()
     from lung_unet import workdir as runs
-    from lung_unet.evaluation.judge import open_second_stage
     from lung_unet.members import check_together, dataset_to_score
+    from lung_unet.second_stage import open_second_stage
 
     workdirs = command.workdirs()
     members = [runs.load(workdir) for workdir in workdirs]

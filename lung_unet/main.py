@@ -39,11 +39,10 @@ def run_job(start: float) -> None:
     from lung_unet.data.datasets import open_dataset
     from lung_unet.data.manifest import Dataset
     from lung_unet.evaluate import evaluate, print_metrics
-    from lung_unet.evaluation.candidate_split import evaluate_candidates
-    from lung_unet.evaluation.collect import collect_crops, open_candidates
     from lung_unet.model import classifier
     from lung_unet.model.summary import print_summary
     from lung_unet.parallel import distributed
+    from lung_unet.second_stage import collect_crops, evaluate_candidates, open_candidates
     from lung_unet.train.goodput import Goodput
     from lung_unet.train.loop import train
     from lung_unet.train.preemption import Preemption

@@ -76,12 +76,12 @@ def predict(
     """
     from lung_unet import workdir as runs
     from lung_unet.evaluation.dicom_segmentation import write_segmentation
-    from lung_unet.evaluation.judge import open_second_stage
     from lung_unet.evaluation.operating_point import operating_point
     from lung_unet.evaluation.prediction import predict_scan
     from lung_unet.evaluation.prediction_files import write_prediction
     from lung_unet.members import check_together
     from lung_unet.restore import restore_runs
+    from lung_unet.second_stage import open_second_stage
 
     members = [runs.load(workdir) for workdir in workdirs]
     check_together(members)

@@ -99,7 +99,7 @@ def test_a_second_stage_adds_its_columns_and_pictures(run, make_scan, tmp_path, 
     out = tmp_path / "out"
     for rated, malignancy in ((True, "4.5000"), (False, "")):
         second = SecondStage(Sure(), 1.0, rated, {"step": 3})
-        monkeypatch.setattr("lung_unet.evaluation.judge.open_second_stage", lambda *_, s=second: s)
+        monkeypatch.setattr("lung_unet.second_stage.open_second_stage", lambda *_, s=second: s)
         predict.predict([folder], tmp_path / "a.mha", out, classifier=tmp_path / "cls")
         with open(out / "a_findings.csv") as file:
             row = next(csv.DictReader(file))

@@ -25,11 +25,11 @@ from lung_unet.data.scan import Finding
 from lung_unet.data.tables import Listed, read_candidates
 from lung_unet.errors import InputError
 from lung_unet.evaluation.candidates import find_candidates, marks_of
+from lung_unet.evaluation.ensemble import Predict
 from lung_unet.evaluation.froc import finding_rows, within
 from lung_unet.evaluation.operating_point import operating_point
 from lung_unet.evaluation.resume import each_scan, member
 from lung_unet.files import write_text
-from lung_unet.restore import restore_predictor
 from lung_unet.train.classification import FOLDER
 
 TRAINED = ("train", "validation")  # the splits that crops are cut of
@@ -44,47 +44,22 @@ class Found(NamedTuple):
 
 
 Finder = Callable[[ScanRecord], list[Found]]
-
-
-def open_candidates(config: ConfigDict) -> Dataset:
-    """`config.data.dir`, or where that is empty the dataset of the segmentation run.
-
-    Raises:
-      InputError: neither is given, or it is no prepared dataset.
-    """
-    folder, run = config.data.dir, config.candidates.workdir
-    if not folder and not run:
-        raise InputError(
-            "config.candidates.workdir is empty: give a segmentation run, or config.candidates.csv "
-            "with a prepared dataset as config.data.dir"
-        )
-    dataset = Dataset(folder or runs.load(pathlib.Path(run)).dataset, config.data.fold)
-    print(f"data: {dataset.folder}, at {dataset.spacing_mm:g} mm")
-    return dataset
-
-
-def collect_crops(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
-    """Cuts the crops that training needs into the workdir, and says how many.
-
-    Raises:
-      InputError: as `Collector`, or training began on the candidates of another checkpoint.
-    """
-    collect = Collector(workdir, config, dataset)
-    for split in TRAINED:
-        counts = [scan["crops"] for scan in collect(split)]
-        nodule, other, rated = (sum(c[k] for c in counts) for k in ("nodule", "other", "rated"))
-        print(f"{split}: {nodule} crops of nodules, {rated} of them rated, and {other} of others")
+Restore = Callable[[pathlib.Path, ConfigDict], tuple[Predict, int]]
 
 
 class Collector:
     """Finds the candidates of the splits of a dataset, and keeps them in WORKDIR/candidates.
+
+    `restore` gives the predictor of a segmentation run's workdir, and its checkpoint's step.
 
     Raises:
       InputError: no candidates are asked for; the segmentation run is missing, not scored, or of
         another dataset or fold; candidates.csv is malformed, or of other scans.
     """
 
-    def __init__(self, workdir: pathlib.Path, config: ConfigDict, dataset: Dataset):
+    def __init__(
+        self, workdir: pathlib.Path, config: ConfigDict, dataset: Dataset, restore: Restore
+    ):
         c = config.candidates
         if not 0 < c.threshold < 1 or c.others < 1 or c.jitter < 0:
             raise InputError(
@@ -99,7 +74,7 @@ class Collector:
         }  # fmt: skip
         self._finders: list[Finder] = []
         if c.workdir:
-            self._finders.append(self._open_segmentation(pathlib.Path(c.workdir)))
+            self._finders.append(self._open_segmentation(pathlib.Path(c.workdir), restore))
         if c.csv:
             self._finders.append(self._open_table(pathlib.Path(c.csv)))
         if not self._finders:
@@ -134,7 +109,7 @@ class Collector:
             )
         write_text(path, text)
 
-    def _open_segmentation(self, workdir: pathlib.Path) -> Finder:
+    def _open_segmentation(self, workdir: pathlib.Path, restore: Restore) -> Finder:
         run = runs.load(workdir)
         if (run.data, run.config.data.fold) != (
             self.settings["data"], self.settings["fold"]
@@ -144,7 +119,7 @@ class Collector:
                 f"{self._dataset.folder}, fold {self.settings['fold']}; its test scans may be "
                 "training scans here, give the same as config.data.dir and config.data.fold"
             )
-        predictor, step = restore_predictor(workdir, run.config)
+        predictor, step = restore(workdir, run.config)
         point = operating_point([run], [step], workdir)
         self.settings["segmentation"] = member(run, step) | vars(point)
         faintest = min(self._config.candidates.threshold, point.candidate_threshold)

@@ -9,18 +9,15 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from lung_unet import workdir as runs
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.records import ScanRecord
 from lung_unet.data.volume import Volume
-from lung_unet.errors import InputError
 from lung_unet.evaluation.attribution_map import draw_attribution
 from lung_unet.evaluation.classifier import CandidateClassifier
 from lung_unet.evaluation.froc import finding_rows, within
 from lung_unet.evaluation.resume import each_scan, saved
 from lung_unet.evaluation.second_stage import Opinion, pooled
 from lung_unet.files import write_text
-from lung_unet.restore import restore_classifier
 
 NAME = "second_stage.json"
 FALSE_POSITIVES = 3  # drawn a scan
@@ -136,35 +133,3 @@ def store(workdir: pathlib.Path, second: SecondStage, cpm: float | None) -> None
         "settings": second.settings,
     }
     write_text(workdir / NAME, json.dumps(entry, indent=1, allow_nan=False))
-
-
-def open_second_stage(workdir: pathlib.Path, first: runs.Run) -> SecondStage:
-    """The second stage of a workdir, for the candidates of a segmentation run.
-
-    Raises:
-      InputError: it is no classifier's workdir, not finished, or of another geometry, dataset or
-        fold than the segmentation.
-    """
-    run = runs.load(workdir, "classification")
-    if run.settings.spacing_mm != first.settings.spacing_mm:
-        raise InputError(
-            f"{workdir}: was trained at {run.settings.spacing_mm:g} mm, the segmentation at "
-            f"{first.settings.spacing_mm:g} mm; train it on the segmentation's dataset"
-        )
-    if (run.data, run.config.data.fold) != (first.data, first.config.data.fold):
-        raise InputError(
-            f"{workdir}: was trained on another dataset or fold than the segmentation, whose test "
-            "scans it may have seen; train it on the same"
-        )
-    classifier, step = restore_classifier(workdir, run.config)
-    settings = identity_of(workdir, run.config, run.data, step)
-    try:
-        entry = json.loads((workdir / NAME).read_text(encoding="utf-8"))
-        if entry["settings"] == settings:
-            return SecondStage(classifier, float(entry["weight"]), bool(entry["rated"]), settings)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise InputError(
-        f"{workdir}: its weight beside the segmentation was not chosen yet for its checkpoint of "
-        f"step {step}; run lung_unet.main on it again, to its end"
-    )

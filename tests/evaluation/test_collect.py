@@ -8,8 +8,9 @@ from lung_unet.data.crops import KINDS
 from lung_unet.data.pipeline import scan_records
 from lung_unet.data.scan import Finding
 from lung_unet.errors import InputError
-from lung_unet.evaluation import collect as module
-from lung_unet.evaluation.collect import Collector, collect_crops, hit, open_candidates
+from lung_unet.evaluation.collect import Collector, hit
+from lung_unet.restore import restore_predictor
+from lung_unet.second_stage import collect_crops, open_candidates
 from lung_unet.train.classification import FOLDER
 
 
@@ -41,7 +42,10 @@ def csv(second_config, prepared, nodules, tmp_path):
 def test_crops_of_a_list_are_nodules_and_what_lies_elsewhere(second_config, csv, tmp_path, capsys):
     dataset = open_candidates(second_config)
     collect_crops(tmp_path, second_config, dataset)
-    counts = [scan["crops"] for scan in Collector(tmp_path, second_config, dataset)("train")]
+    counts = [
+        scan["crops"]
+        for scan in Collector(tmp_path, second_config, dataset, restore_predictor)("train")
+    ]
     # the nodule itself and the mark on it; of the others not the one that is on the nodule
     assert counts == [{"nodule": 2, "other": 3, "rated": 0}] * 2
     assert "train: 4 crops of nodules, 0 of them rated, and 6 of others" in capsys.readouterr().out
@@ -49,18 +53,19 @@ def test_crops_of_a_list_are_nodules_and_what_lies_elsewhere(second_config, csv,
     uids = sorted(e["series_uid"] for e in dataset.scans("train"))
     assert shards == sorted(f"{uid}.{kind}.arrayrecord" for uid in uids for kind in KINDS)
     second_config.candidates.others = 1
-    fewer = Collector(tmp_path / "fewer", second_config, dataset)("train")
+    fewer = Collector(tmp_path / "fewer", second_config, dataset, restore_predictor)("train")
     assert [scan["crops"]["other"] for scan in fewer] == [1, 1]
     assert [len(scan["marks"]) for scan in fewer] == [5, 5]
 
 
 def test_marks_of_a_segmentation_are_its_froc_marks(
-    second_config, config, dataset, workdir, oracle, monkeypatch, tmp_path
+    second_config, config, dataset, workdir, oracle, tmp_path
 ):
-    monkeypatch.setattr(module, "restore_predictor", lambda *_: (oracle(shift=2), 0))
     second_config.candidates.workdir = str(workdir)
     assert open_candidates(second_config).folder == dataset.folder.absolute()
-    (scan,) = Collector(tmp_path, second_config, dataset)("validation")
+    (scan,) = Collector(tmp_path, second_config, dataset, lambda *_: (oracle(shift=2), 0))(
+        "validation"
+    )
     assert len(scan["marks"]) == 1 and scan["marks"][0][3] == pytest.approx(0.9)
     assert scan["crops"] == {"nodule": 2, "other": 0, "rated": 0}
 
@@ -82,7 +87,9 @@ def test_each_wrong_source_is_one_line_that_names_it(
     def refused(said, **candidates):
         second_config.candidates.update(**{"workdir": "", "csv": ""} | candidates)
         with pytest.raises(InputError, match=said) as error:
-            Collector(tmp_path / "cls", second_config, open_candidates(second_config))
+            Collector(
+                tmp_path / "cls", second_config, open_candidates(second_config), restore_predictor
+            )
         assert "\n" not in str(error.value)
 
     refused("give a segmentation workdir, or a csv")
@@ -98,20 +105,19 @@ def test_each_wrong_source_is_one_line_that_names_it(
     refused(r"config\.candidates\.workdir is empty", csv=str(csv))
 
 
-def test_a_segmentation_that_was_not_scored_is_told_to_be(
-    second_config, config, dataset, tmp_path, monkeypatch
-):
+def test_a_segmentation_that_was_not_scored_is_told_to_be(second_config, config, dataset, tmp_path):
     runs.claim(tmp_path / "seg", config, dataset)
-    monkeypatch.setattr(module, "restore_predictor", lambda *_: (None, 4))
     second_config.candidates.workdir = str(tmp_path / "seg")
     with pytest.raises(InputError, match=r"run python -m lung_unet\.evaluate --workdir="):
-        Collector(tmp_path / "cls", second_config, open_candidates(second_config))
+        Collector(
+            tmp_path / "cls", second_config, open_candidates(second_config), lambda *_: (None, 4)
+        )
 
 
 def test_training_does_not_go_on_with_other_candidates(second_config, csv, dataset, tmp_path):
-    Collector(tmp_path, second_config, dataset)
+    Collector(tmp_path, second_config, dataset, restore_predictor)
     (tmp_path / "checkpoints" / "2").mkdir(parents=True)
-    Collector(tmp_path, second_config, dataset)
+    Collector(tmp_path, second_config, dataset, restore_predictor)
     csv.write_text(csv.read_text() + csv.read_text().splitlines()[1] + "\n")
     with pytest.raises(InputError, match="was trained on other candidates"):
-        Collector(tmp_path, second_config, dataset)
+        Collector(tmp_path, second_config, dataset, restore_predictor)

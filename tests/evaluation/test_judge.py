@@ -1,14 +1,11 @@
-"""A second stage opened beside a segmentation: what it says of marks, and what is refused."""
+"""A second stage beside a segmentation: what it says of marks, in metrics and report."""
 
 import json
 
 import numpy as np
 import pytest
 
-from lung_unet import workdir as runs
-from lung_unet.errors import InputError
-from lung_unet.evaluation import judge as module
-from lung_unet.evaluation.judge import SecondStage, identity_of, open_second_stage, store
+from lung_unet.evaluation.judge import SecondStage
 from lung_unet.evaluation.split import evaluate_split
 
 MEMBERS = [{"step": 7}]
@@ -28,17 +25,6 @@ class Knowing:
 @pytest.fixture
 def second():
     return SecondStage(Knowing(), 0.5, True, {"step": 3})
-
-
-@pytest.fixture
-def classifier(second_config, dataset, tmp_path, monkeypatch):
-    """The workdir of a finished classifier."""
-    folder = tmp_path / "cls"
-    runs.claim(folder, second_config, dataset)
-    monkeypatch.setattr(module, "restore_classifier", lambda *_: (Knowing(), 3))
-    settings = identity_of(folder, second_config, runs.identity(dataset), 3)
-    store(folder, SecondStage(Knowing(), 0.7, False, settings), 0.9)
-    return folder
 
 
 def test_metrics_and_report_have_both_stages(config, dataset, oracle, second, tmp_path):
@@ -66,34 +52,3 @@ def test_without_ratings_nothing_is_said_of_malignancy(second, dataset, tmp_path
     assert opinion.malignancy is None and 0 < opinion.score < 1
     (rated,) = second(None, [np.array([0, 0, 50.0])], [0.4])
     assert rated.malignancy == 4 and rated.nodule_probability == pytest.approx(0.9)
-
-
-def test_a_finished_classifier_opens_with_what_was_chosen(classifier, workdir):
-    opened = open_second_stage(classifier, runs.load(workdir))
-    assert opened.weight == 0.7 and opened.rated is False
-
-
-def test_each_wrong_classifier_is_one_line(
-    classifier, second_config, config, dataset, workdir, monkeypatch
-):
-    def refused(said, folder=classifier):
-        with pytest.raises(InputError, match=said) as error:
-            open_second_stage(folder, runs.load(workdir))
-        assert "\n" not in str(error.value)
-
-    refused("is a run of segmentation; give a classifier", workdir)
-    refused("no such folder", classifier / "none")
-    path = classifier / "config.json"
-    text = path.read_text()
-    for key, value, said in (
-        ("settings", {"spacing_mm": 1.0}, "at 1 mm, the segmentation at 4 mm"),
-        ("config", {"data": {"fold": 2}}, "another dataset or fold"),
-    ):
-        found = json.loads(text)
-        inner = found[key].get("data", found[key]) if key == "config" else found[key]
-        inner.update(value.get("data", value))
-        path.write_text(json.dumps(found))
-        refused(said)
-    path.write_text(text)
-    monkeypatch.setattr(module, "restore_classifier", lambda *_: (Knowing(), 4))
-    refused("was not chosen yet for its checkpoint of step 4")
