@@ -72,9 +72,11 @@ def test_a_bug_keeps_its_traceback():
 
 
 def test_a_frozen_configuration_is_json(config):
+    config.model.strides = ((1, 2, 2),)
     plain = frozen(config)
     assert json.loads(json.dumps(plain)) == plain
     assert plain["data"]["patch"] == [16, 16, 16]
+    assert plain["model"]["strides"] == [[1, 2, 2]]
     assert plain["train"]["steps"] == 4
 
 
