@@ -20,6 +20,7 @@ from ml_collections.config_dict import placeholder
 def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.variant = variant
+    config.task = "segmentation"  # classification: configs/classifier3d.py
     config.seed = 0
     config.timeout_s = 600.0  # a job of many processes ends if one is silent for so long
 

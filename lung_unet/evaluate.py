@@ -1,6 +1,7 @@
 """Score a trained model, or the mean of several, on a split; gather folds; compare two runs.
 
     python -m lung_unet.evaluate --workdir=DIR [--split=test] [--data=DIR] [--output=DIR]
+                                 [--classifier=DIR]
     python -m lung_unet.evaluate --workdir=A,B,C --output=DIR [--split=test] [--data=DIR]
     python -m lung_unet.evaluate --gather FOLD0 FOLD1 … --output=DIR [--split=test]
     python -m lung_unet.evaluate --compare A B [--split=test] [--json=FILE]
@@ -25,12 +26,16 @@ refused.
 --gather takes the folders of scored folds, each a run's or an ensemble's, and scores all their
 scans together: LUNA16's cross-validation, with the FROC of the union of their marks.
 --compare takes two folders that were scored on the same scans: of runs, ensembles, or gathered.
+
+With --classifier, the workdir of a run of configs/classifier3d.py, metrics and report also have the
+FROC of the same marks as both stages score them; candidates_second_stage.csv lists them.
 """
 
 import json
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -40,9 +45,19 @@ from lung_unet.errors import InputError
 from lung_unet.files import write_text
 from lung_unet.workdir import Run
 
+if TYPE_CHECKING:
+    from lung_unet.evaluation.judge import SecondStage
 
-def evaluate(runs: Sequence[Run], dataset: Dataset, split: str, output: pathlib.Path) -> dict:
-    """Scores the best checkpoint of a run, or the mean of several, on a split of a dataset.
+
+def evaluate(
+    runs: Sequence[Run],
+    dataset: Dataset,
+    split: str,
+    output: pathlib.Path,
+    second: "SecondStage | None" = None,
+) -> dict:
+    """Scores the best checkpoint of a run, or the mean of several, on a split of a dataset, also
+    with a second stage if one is given.
 
     Writes to the output folder, and returns what metrics.json there holds.
     """
@@ -52,7 +67,7 @@ def evaluate(runs: Sequence[Run], dataset: Dataset, split: str, output: pathlib.
 
     predictor, steps = restore_runs(runs)
     members = [member(run, step) for run, step in zip(runs, steps, strict=True)]
-    return evaluate_split(predictor, runs[0].config, dataset, split, output, members)
+    return evaluate_split(predictor, runs[0].config, dataset, split, output, members, second)
 
 
 def print_metrics(metrics: dict) -> None:
@@ -81,6 +96,10 @@ def print_metrics(metrics: dict) -> None:
         row(f"sensitivity at {rate} false positives a scan", value, intervals["sensitivity"][rate])
     for name, value in metrics["thresholds"].items():
         row(name, value)
+    second = metrics.get("second_stage", {})
+    for name, value in second.items():
+        if isinstance(value, int | float | None):
+            row(f"second stage, {name}", value, second["intervals"].get(name))
     Console().print(table)
 
 
@@ -115,6 +134,7 @@ def _evaluate() -> None:
     command.set_up_jax()
     from lung_unet import workdir as runs
     from lung_unet.members import check_together, dataset_to_score
+    from lung_unet.second_stage import open_second_stage
 
     workdirs = command.workdirs()
     members = [runs.load(workdir) for workdir in workdirs]
@@ -128,7 +148,9 @@ def _evaluate() -> None:
         )
     if (output / runs.NAME).exists() and not (alone and output.samefile(workdirs[0])):
         raise InputError(f"{output}: is the workdir of a run; choose another --output")
-    _show(evaluate(members, dataset, flags.FLAGS.split, output), output)
+    classifier = flags.FLAGS.classifier
+    second = open_second_stage(pathlib.Path(classifier), members[0]) if classifier else None
+    _show(evaluate(members, dataset, flags.FLAGS.split, output, second), output)
 
 
 def _show(metrics: dict, output: pathlib.Path) -> None:
@@ -155,6 +177,7 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "data", None, "The prepared dataset, where it has moved since; or one of new scans."
     )
+    flags.DEFINE_string("classifier", None, "Folder of the second stage's training run.")
     flags.DEFINE_string("output", None, "Folder to write to, in place of the workdir.")
     flags.DEFINE_string("gather", None, "Folders of scored folds: --gather FOLD0 FOLD1 …")
     flags.DEFINE_string("compare", None, "Folders of two scored runs: --compare A B.")

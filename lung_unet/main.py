@@ -4,7 +4,8 @@
 
 Prepares the data if it has to, trains (running it again goes on where it was), evaluates on the
 test split, and writes metrics.json and report.html to the workdir. SIGTERM in training or
-evaluation has it save its state and exit 0.
+evaluation has it save its state and exit 0. configs/classifier3d.py trains the second stage, on the
+candidates of a run that is finished; lung_unet.evaluate --classifier makes its report.
 """
 
 import pathlib
@@ -36,39 +37,57 @@ def run_job(start: float) -> None:
     import jax
 
     from lung_unet.data.datasets import open_dataset
+    from lung_unet.data.manifest import Dataset
     from lung_unet.evaluate import evaluate, print_metrics
+    from lung_unet.model import classifier
     from lung_unet.model.summary import print_summary
     from lung_unet.parallel import distributed
+    from lung_unet.second_stage import collect_crops, evaluate_candidates, open_candidates
     from lung_unet.train.goodput import Goodput
     from lung_unet.train.loop import train
     from lung_unet.train.preemption import Preemption
     from lung_unet.workdir import claim, load
 
     config, first = _CONFIG.value, jax.process_index() == 0
+    classifies = config.task == "classification"
+    describe = classifier.print_summary if classifies else print_summary
     if _PRINT_MODEL.value:
-        print_summary(config)
+        describe(config)
         return
     workdir = pathlib.Path(command.required("workdir"))
-    print_summary(config)
+    describe(config)
+
+    def opened(make: bool) -> Dataset:
+        if classifies:
+            return open_candidates(config)
+        return open_dataset(config.data, workdir, make)
+
     if first:
-        dataset = open_dataset(config.data, workdir)
+        dataset = opened(make=True)
         claim(workdir, config, dataset)
+        if classifies:
+            collect_crops(workdir, config, dataset)
     distributed.wait("data")
     if not first:
-        dataset = open_dataset(config.data, workdir, make=False)
+        dataset = opened(make=False)
     goodput = Goodput(workdir, start, writes=first)
     if not train(config, dataset, workdir, goodput):
         return
     with Preemption(alone=True), goodput.spending("evaluation"):
         if first:
-            metrics = evaluate([load(workdir)], dataset, "test", workdir)
+            metrics = (
+                evaluate_candidates(workdir, config, dataset, "test")
+                if classifies
+                else evaluate([load(workdir)], dataset, "test", workdir)
+            )
         distributed.wait("evaluation")
     if not first:
         return
     goodput.saved(config.train.steps)
     print_metrics(metrics)
     print(f"metrics  {workdir / 'metrics.json'}")
-    print(f"report   {workdir / 'report.html'}")
+    if not classifies:
+        print(f"report   {workdir / 'report.html'}")
     print(f"goodput  {goodput.summary()}")
     print(f"done in {time.perf_counter() - start:.0f} s")
 

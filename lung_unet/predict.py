@@ -1,6 +1,7 @@
 """Segment lung nodules in chest CTs.
 
     python -m lung_unet.predict --workdir=DIR --input=PATH --output=DIR [--backend=onnx|openvino]
+                                [--classifier=DIR]
     python -m lung_unet.predict --workdir=A,B,C --thresholds=DIR --input=PATH --output=DIR
 
 Of several runs the probabilities are averaged; DIR is where lung_unet.evaluate has scored them
@@ -19,6 +20,10 @@ suffix and series add their UID. For each scan, the output folder gets
     NAME_finding_001.png       each finding in three planes
     NAME_segmentation.dcm      for DICOM, where something was found: a DICOM Segmentation; it copies
                                patient and study of the source, and no other file does
+
+With --classifier, the workdir of a run of configs/classifier3d.py, findings also have the second
+stage's nodule_probability, malignancy (1 to 5) and score of both stages, and a PNG
+NAME_finding_001_why.png of what it looked at.
 
 A scan that cannot be read is named in a line, the others go on, and the command exits 1.
 """
@@ -57,6 +62,7 @@ def predict(
     output: pathlib.Path,
     backend: str = "jax",
     thresholds: pathlib.Path | None = None,
+    classifier: pathlib.Path | None = None,
 ) -> None:
     """Writes what the model finds in each scan of a file or folder to the output folder.
 
@@ -75,6 +81,7 @@ def predict(
     from lung_unet.evaluation.prediction_files import write_prediction
     from lung_unet.members import check_together
     from lung_unet.restore import restore_runs
+    from lung_unet.second_stage import open_second_stage
 
     members = [runs.load(workdir) for workdir in workdirs]
     check_together(members)
@@ -103,13 +110,16 @@ def predict(
         model = f"checkpoint of step {steps[0]}"
         if len(steps) > 1:
             model = f"mean of {len(steps)} runs"
+        second = open_second_stage(classifier, members[0]) if classifier else None
+        if second:
+            made_with["classifier_step"] = second.settings["step"]
         for source, result in track(scans, "predict", len(inputs.scans), disable=total == 1):
             if isinstance(result, InputError):
                 fail(result)
                 continue
             scan, volume = result
             print(f"{source}: {describe(scan, volume)}; {model}")
-            prediction = predict_scan(predictor, scan, volume, point)
+            prediction = predict_scan(predictor, scan, volume, point, second)
             try:
                 write_prediction(output, source.name, prediction, made_with)
                 if source.slices and prediction.detections:
@@ -142,8 +152,11 @@ def main() -> None:
     path, output = (pathlib.Path(command.required(name)) for name in ("input", "output"))
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: is a file; give a folder as --output")
-    chosen = flags.FLAGS.thresholds
-    predict(workdirs, path, output, flags.FLAGS.backend, pathlib.Path(chosen) if chosen else None)
+    thresholds, classifier = (
+        pathlib.Path(given) if given else None
+        for given in (flags.FLAGS.thresholds, flags.FLAGS.classifier)
+    )
+    predict(workdirs, path, output, flags.FLAGS.backend, thresholds, classifier)
 
 
 if __name__ == "__main__":
@@ -153,5 +166,6 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("input", None, "An image file, or a folder of image files or DICOM series.")
     flags.DEFINE_string("output", None, "Folder to write to.")
+    flags.DEFINE_string("classifier", None, "Folder of the second stage's training run.")
     flags.DEFINE_string("backend", "jax", "What runs the network: jax; onnx or openvino, on a CPU.")
     command.run(main)

@@ -6,18 +6,21 @@ from collections.abc import Sequence
 
 import jax
 from flax import nnx
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from lung_unet.command import frozen
 from lung_unet.errors import InputError
+from lung_unet.evaluation.classifier import CandidateClassifier
 from lung_unet.evaluation.ensemble import Ensemble, Predict
 from lung_unet.evaluation.session import BACKENDS, session_apply
 from lung_unet.evaluation.sliding_window import Predictor
 from lung_unet.model import unet
 from lung_unet.parallel.mesh import REPLICATED, make_local_mesh
 from lung_unet.train.checkpoint import Checkpoints
-from lung_unet.train.step import make_apply
+from lung_unet.train.classification import Classification
+from lung_unet.train.segmentation import Segmentation
+from lung_unet.train.step import Apply, make_apply
 from lung_unet.workdir import Run
 
 
@@ -57,9 +60,7 @@ def restore_predictor(
     """
     if backend == "jax":
         mesh = make_local_mesh(config)
-        apply, init = make_apply(config)
-        shapes = jax.eval_shape(jax.jit(init, out_shardings=NamedSharding(mesh, REPLICATED)))
-        params, step = _restore(workdir, shapes)
+        apply, params, step = _restore_params(workdir, config, mesh)
         return Predictor(config, apply, params, mesh), step
     if backend not in BACKENDS:
         raise InputError(f"--backend={backend}: choose one of jax, {', '.join(BACKENDS)}")
@@ -68,6 +69,19 @@ def restore_predictor(
     config = config.copy_and_resolve_references()
     config.mesh.update(data=1, space=1)
     return Predictor(config, session_apply(module, backend), {}, make_local_mesh(config)), step
+
+
+def restore_classifier(
+    workdir: pathlib.Path, config: ConfigDict
+) -> tuple[CandidateClassifier, int]:
+    """(classifier, step) of the checkpoint of the best validation score.
+
+    Raises:
+      InputError: there is no checkpoint, or it is of another model.
+    """
+    mesh = make_local_mesh(config)
+    apply, params, step = _restore_params(workdir, config, mesh, Classification.metric)
+    return CandidateClassifier(config, apply, params, mesh), step
 
 
 def restore_module(workdir: pathlib.Path, config: ConfigDict) -> tuple[unet.UNet, int]:
@@ -86,10 +100,20 @@ def restore_module(workdir: pathlib.Path, config: ConfigDict) -> tuple[unet.UNet
     return module, step
 
 
-def _restore(workdir: pathlib.Path, params: dict) -> tuple[dict, int]:
+def _restore_params(
+    workdir: pathlib.Path, config: ConfigDict, mesh: Mesh, metric: str = Segmentation.metric
+) -> tuple[Apply, dict, int]:
+    apply, init = make_apply(config)
+    shapes = jax.eval_shape(jax.jit(init, out_shardings=NamedSharding(mesh, REPLICATED)))
+    return apply, *_restore(workdir, shapes, metric)
+
+
+def _restore(
+    workdir: pathlib.Path, params: dict, metric: str = Segmentation.metric
+) -> tuple[dict, int]:
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f"{workdir}: holds no checkpoint; train first with lung_unet.main")
-    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints = Checkpoints(workdir / "checkpoints", metric=metric)
     try:
         return checkpoints.restore_params(params)
     finally:

@@ -24,6 +24,10 @@ from lung_unet.errors import InputError
 from lung_unet.files import write_text
 
 NAME = "config.json"
+GIVE = {  # where a run of another task was given
+    "segmentation": "a segmentation run; a classifier is given as --classifier, beside one",
+    "classification": "a classifier, a run of configs/classifier3d.py",
+}
 # What may differ when a run goes on: where and how it runs, not what it computes.
 FREE = (
     "variant", "data.dir", "data.lidc_xml", "data.threads", "data.prefetch", "data.on_broken",
@@ -86,18 +90,22 @@ class Run:
     data: str
 
 
-def load(workdir: pathlib.Path) -> Run:
+def load(workdir: pathlib.Path, task: str = "segmentation") -> Run:
     """The run that made a workdir.
 
     Raises:
-      InputError: it is not a run's folder.
+      InputError: it is not a run's folder, or its run has another task.
     """
     if not workdir.is_dir():
         raise InputError(f"{workdir}: no such folder; give the --workdir of a training run")
     path = workdir / NAME
     if not path.exists():
         raise InputError(f"{workdir}: has no {NAME}; give the --workdir of a training run")
-    return _load(path)
+    run = _load(path)
+    found = run.config.get("task", "segmentation")  # which no run named at first
+    if found != task:
+        raise InputError(f"{workdir}: is a run of {found}; give {GIVE[task]}")
+    return run
 
 
 def _load(path: pathlib.Path) -> Run:

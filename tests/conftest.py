@@ -54,11 +54,15 @@ def same_locale():
     locale.setlocale(locale.LC_ALL, LOCALE)
 
 
-def shrunk_config() -> ConfigDict:
-    spec = importlib.util.spec_from_file_location("unet3d", ROOT / "configs" / "unet3d.py")
+def smoke_config(name: str) -> ConfigDict:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config("smoke")
+    return module.get_config("smoke")
+
+
+def shrunk_config() -> ConfigDict:
+    config = smoke_config("unet3d")
     config.data.update(spacing_mm=4.0, margin_mm=8.0, block=(20, 20, 20), patch=(16, 16, 16))
     config.data.nodule_blocks = 2
     config.model.channels = (4, 8)
@@ -77,6 +81,19 @@ def config() -> ConfigDict:
 @pytest.fixture(scope="session", name="shrunk_config")
 def shrunk_config_() -> Callable[[], ConfigDict]:
     return shrunk_config
+
+
+@pytest.fixture
+def second_config() -> ConfigDict:
+    """The second stage's smoke configuration, shrunk in the same way."""
+    config = smoke_config("classifier3d")
+    config.data.patch = (8, 8, 8)
+    config.candidates.jitter = 1
+    config.model.update(channels=(2, 4), norm="instance")
+    config.train.update(steps=4, log_every=1, eval_every=2, checkpoint_every=2, batch_size=4)
+    config.optimizer.update(warmup_steps=0, schedule="constant")
+    config.evaluation.batch_size = 4
+    return config
 
 
 @pytest.fixture(scope="session")

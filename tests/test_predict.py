@@ -11,6 +11,7 @@ from scipy import ndimage
 from lung_unet import predict, workdir
 from lung_unet.data.images import write_image
 from lung_unet.errors import InputError
+from lung_unet.evaluation.judge import SecondStage
 
 SUFFIXES = (
     "_mask.nii.gz", "_probability.nii.gz", "_findings.csv", "_findings.json", "_finding_001.png",
@@ -79,6 +80,39 @@ def test_a_folder_of_everything(run, make_scan, write_series, personal, tmp_path
     secrets = [v.encode() for v in (*personal.values(), "MRN-774")]
     for path in (p for p in out.iterdir() if p.suffix != ".dcm"):
         assert not any(secret in path.read_bytes() for secret in secrets)
+
+
+class Sure:
+    """A classifier that calls everything a malignant nodule."""
+
+    def __call__(self, volume, centres_mm):
+        return np.full(len(centres_mm), 0.9), np.full(len(centres_mm), 4.5)
+
+    def attribution(self, volume, centre_mm):
+        return np.zeros((8, 8, 8), np.int16), np.zeros((8, 8, 8), np.float32)
+
+
+def test_a_second_stage_adds_its_columns_and_pictures(run, make_scan, tmp_path, monkeypatch):
+    folder, _ = run
+    hu, _, grid, _ = make_scan(0)
+    write_image(tmp_path / "a.mha", hu, grid)
+    out = tmp_path / "out"
+    for rated, malignancy in ((True, "4.5000"), (False, "")):
+        second = SecondStage(Sure(), 1.0, rated, {"step": 3})
+        monkeypatch.setattr("lung_unet.second_stage.open_second_stage", lambda *_, s=second: s)
+        predict.predict([folder], tmp_path / "a.mha", out, classifier=tmp_path / "cls")
+        with open(out / "a_findings.csv") as file:
+            row = next(csv.DictReader(file))
+        assert (row["nodule_probability"], row["malignancy"], row["score"]) == (
+            "0.9000", malignancy, "0.9000",
+        )  # fmt: skip
+        found = json.loads((out / "a_findings.json").read_text())
+        assert found["classifier_step"] == 3
+        assert found["findings"][0]["malignancy"] == (4.5 if rated else None)
+        assert (out / "a_finding_001_why.png").read_bytes().startswith(b"\x89PNG")
+    predict.predict([folder], tmp_path / "a.mha", out)
+    assert not list(out.glob("*_why.png"))
+    assert "malignancy" not in (out / "a_findings.csv").read_text()
 
 
 def test_one_scan_that_fails_is_the_error_itself(run, tmp_path, capsys):

@@ -42,6 +42,36 @@ def read_marks(path: pathlib.Path) -> list[Mark]:
     return marks
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Listed:
+    """A row of candidates.csv: a world position (z, y, x) mm, and whether it is on a nodule."""
+
+    centre_mm: np.ndarray
+    nodule: bool
+
+
+def read_candidates(path: pathlib.Path) -> dict[str, list[Listed]]:
+    """The rows of LUNA16's candidates.csv by their series UID.
+
+    Raises:
+      InputError: missing file or column, or a row that is not numbers; it names the line.
+    """
+    candidates: dict[str, list[Listed]] = {}
+    for line, row in read_rows(path, (*COLUMNS, "class")):
+        try:
+            values = [float(row[c]) for c in (*COLUMNS[:0:-1], "class")]
+        except ValueError:
+            values = [math.nan]
+        if not all(map(math.isfinite, values)) or values[3] not in (0, 1):
+            raise InputError(
+                f"{path}: line {line}: coordinates must be numbers, and class 0 or 1; "
+                "correct the row"
+            )
+        listed = Listed(np.array(values[:3]), values[3] == 1)
+        candidates.setdefault(row["seriesuid"], []).append(listed)
+    return candidates
+
+
 def read_rows(path: pathlib.Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
     """(line number, row) of a CSV file that must have `columns`."""
     try:

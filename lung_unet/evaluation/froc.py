@@ -149,11 +149,11 @@ def match(marks: np.ndarray, nodules: np.ndarray, excluded: np.ndarray) -> Match
     if len(marks) > MAX_MARKS:  # ties with the first mark over the limit go with it
         marks = marks[marks[:, 3] > np.sort(marks[:, 3])[-MAX_MARKS - 1]]
     scores = marks[:, 3]
-    hits = _within(marks, nodules)
+    hits = within(marks, nodules)
     found = hits.any(0)
     best = np.where(hits, scores[:, None], -np.inf).max(0, initial=-np.inf)
     on_nodule = hits.any(1)
-    on_excluded = _within(marks, excluded).any(1) & ~on_nodule
+    on_excluded = within(marks, excluded).any(1) & ~on_nodule
     return Match(
         found=best[found],
         false=scores[~on_nodule & ~on_excluded],
@@ -187,7 +187,7 @@ def plot_froc(figure: "Figure", froc: Froc, theme: dict[str, str]) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _within(marks: np.ndarray, findings: np.ndarray) -> np.ndarray:
+def within(marks: np.ndarray, findings: np.ndarray) -> np.ndarray:
     """bool (marks, findings): the mark lies strictly within the finding's sphere."""
     z, y, x = np.moveaxis((marks[:, None, :3] - findings[:, :3]) ** 2, -1, 0)
     diameters = np.where(findings[:, 3] < 0, UNKNOWN_DIAMETER_MM, findings[:, 3])

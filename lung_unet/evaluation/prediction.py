@@ -15,7 +15,9 @@ from lung_unet.evaluation.candidates import (
     grown,
     mask_on_source,
 )
+from lung_unet.evaluation.judge import SecondStage
 from lung_unet.evaluation.operating_point import OperatingPoint
+from lung_unet.evaluation.second_stage import Opinion
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,6 +30,8 @@ class Detection:
     volume_mm3: float  # of its voxels on the scan's own grid
     probability: float  # the highest in it
     lung: str | None  # "left", "right" or "outside"; None where no lungs were found in the scan
+    opinion: Opinion | None = None  # of the second stage, if there is one
+    looked_at: bytes | None = None  # a PNG of what that looked at
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,6 +49,7 @@ def predict_scan(
     scan: Scan,
     volume: Volume,
     point: OperatingPoint,
+    second: SecondStage | None = None,
 ) -> Prediction:
     """The model's prediction of a scan; `volume` is what `make_volume` made of it."""
     values = predictor(volume.hu, volume.lungs)
@@ -64,6 +69,16 @@ def predict_scan(
         )
         for number, (c, box) in enumerate(zip(candidates, boxes, strict=True), 1)
     ]
+    if second:
+        opinions = second(
+            volume, [d.centre_mm for d in detections], [d.probability for d in detections]
+        )
+        detections = [
+            dataclasses.replace(
+                d, opinion=o, looked_at=second.picture(volume, d.centre_mm, large=True)
+            )
+            for d, o in zip(detections, opinions, strict=True)
+        ]
     return Prediction(scan, probability, labels, detections)
 
 

@@ -5,6 +5,7 @@ NAME_probability.nii.gz    nodule probability on that grid: stored in steps of 1
 NAME_findings.csv          a row a finding, most probable first; begins with LUNA16's columns
 NAME_findings.json         the same, with what it was made with
 NAME_finding_001.png       each finding in three planes
+NAME_finding_001_why.png   the same planes of a finding: what the second stage looked at
 NAME_segmentation.dcm      for a DICOM series: a DICOM Segmentation, a segment a finding
 
 Positions are x, y, z here, as ITK and 3D Slicer have them: mm in world coordinates (LPS), and
@@ -21,14 +22,16 @@ import numpy as np
 from lung_unet.data.images import write_fractions, write_image
 from lung_unet.evaluation.overlay import crop_case, draw
 from lung_unet.evaluation.prediction import Detection, Prediction
+from lung_unet.evaluation.second_stage import Opinion
 from lung_unet.files import atomic_path, write_text
 
+SECOND_STAGE = Opinion._fields  # columns more where there is one
 COLUMNS = (
     "seriesuid", "coordX", "coordY", "coordZ", "probability", "diameter_mm",
     "volume_mm3", "lung", "voxelX", "voxelY", "voxelZ",
 )  # fmt: skip
 
-EARLIER = re.compile(r"_finding_[0-9]+\.png|_segmentation\.dcm|_findings\.json")
+EARLIER = re.compile(r"_finding_[0-9]+(_why)?\.png|_segmentation\.dcm|_findings\.json")
 
 
 def write_prediction(
@@ -36,7 +39,8 @@ def write_prediction(
 ) -> None:
     """Writes all files but the DICOM Segmentation, and removes those of an earlier prediction.
 
-    `made_with` goes into the JSON file, which is written last.
+    `made_with` goes into the JSON file, which is written last; a second stage has its
+    `classifier_step` there.
     """
     scan = prediction.scan
     output.mkdir(parents=True, exist_ok=True)
@@ -46,21 +50,30 @@ def write_prediction(
     mask = (prediction.labels > 0).astype(np.uint8)
     write_image(output / f"{name}_mask.nii.gz", mask, scan.grid)
     write_fractions(output / f"{name}_probability.nii.gz", prediction.probability, scan.grid)
-    _write_table(output / f"{name}_findings.csv", scan.series_uid, prediction.detections)
+    columns = COLUMNS + (SECOND_STAGE if "classifier_step" in made_with else ())
+    _write_table(output / f"{name}_findings.csv", columns, scan.series_uid, prediction.detections)
     _draw_all(output, name, prediction)
+    for number, detection in enumerate(prediction.detections, 1):
+        if detection.looked_at:
+            with atomic_path(output / f"{name}_finding_{number:03d}_why.png") as temporary:
+                temporary.write_bytes(detection.looked_at)
     findings = [_as_json(number, d) for number, d in enumerate(prediction.detections, 1)]
     found = {"series_uid": scan.series_uid, **made_with, "findings": findings}
     write_text(output / f"{name}_findings.json", json.dumps(found, indent=1))
 
 
-def _write_table(path: pathlib.Path, series_uid: str, detections: list[Detection]) -> None:
+def _write_table(
+    path: pathlib.Path, columns: tuple[str, ...], series_uid: str, detections: list[Detection]
+) -> None:
     with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
+        writer.writerow(columns)
         for d in detections:
             row = (series_uid, *(f"{v:.3f}" for v in d.centre_mm[::-1]), f"{d.probability:.6f}")
             row += (f"{d.diameter_mm:.2f}", f"{d.volume_mm3:.1f}", d.lung or "")
-            writer.writerow((*row, *(f"{v:.1f}" for v in d.centre_voxel[::-1])))
+            row += tuple(f"{v:.1f}" for v in d.centre_voxel[::-1])
+            opinion = d.opinion or ()
+            writer.writerow((*row, *("" if v is None else f"{v:.4f}" for v in opinion)))
 
 
 def _as_json(number: int, detection: Detection) -> dict:
@@ -72,7 +85,13 @@ def _as_json(number: int, detection: Detection) -> dict:
         "volume_mm3": round(detection.volume_mm3, 1),
         "probability": round(detection.probability, 6),
         "lung": detection.lung,
+        **(detection.opinion._asdict() if detection.opinion else {}),
     }
+
+
+def _malignancy(detection: Detection) -> str:
+    rating = detection.opinion.malignancy if detection.opinion else None
+    return "" if rating is None else f", malignancy {rating:.1f}"
 
 
 def _draw_all(output: pathlib.Path, name: str, prediction: Prediction) -> None:
@@ -86,7 +105,7 @@ def _draw_all(output: pathlib.Path, name: str, prediction: Prediction) -> None:
             hu, nothing, labels, nothing, lps.spacing_mm, lps.to_voxel(detection.centre_mm),
             size_mm=max(64.0, 2 * detection.diameter_mm),
             series_uid=scan.series_uid,
-            title=f"Finding {number}" + (f", {side}" if side else ""),
+            title=f"Finding {number}" + (f", {side}" if side else "") + _malignancy(detection),
             kind="finding",
             dice=None,
             diameter_mm=detection.diameter_mm,

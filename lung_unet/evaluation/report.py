@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from lung_unet.evaluation import second_stage_report
 from lung_unet.evaluation.calibration import MIN_PROBABILITY
 from lung_unet.evaluation.charts import (
     CURVES,
@@ -31,6 +32,7 @@ from lung_unet.evaluation.page import (
     tiles,
 )
 from lung_unet.evaluation.pictures import Picture
+from lung_unet.evaluation.second_stage_report import Judged
 from lung_unet.evaluation.strata import texture_of
 from lung_unet.files import atomic_path, write_text
 
@@ -65,7 +67,10 @@ METRICS = {
     "scans": "Scans scored.",
     "nodules": "Nodules the readers marked in them.",
 }
-ELSEWHERE = ("intervals", "froc", "calibration", "strata", "thresholds", "split", "step", "folds")
+ELSEWHERE = (
+    "intervals", "froc", "calibration", "strata", "thresholds", "split", "step", "folds",
+    "second_stage",
+)  # fmt: skip
 HEADLINES = ("nodule_dice", "cpm", "found", "false_positives_per_scan")
 SCANS = ("series_uid", "dice", "precision", "recall", "iou", "nodules", "found", "false_positives")
 NODULES = (
@@ -73,7 +78,13 @@ NODULES = (
     "boundary_entropy", "boundary_spread",
 )  # fmt: skip
 STRATA = ("nodules", "found", "dice", "hd95_mm", "nsd_2mm", "volume_error_percent")
-FIGURES = ("froc.png", "dice_by_diameter.png", "calibration.png", "curves.png")
+FIGURES = (
+    "froc.png",
+    "dice_by_diameter.png",
+    "calibration.png",
+    "curves.png",
+    second_stage_report.FIGURE,
+)
 SHOWN = {"nodule": 60, "false positive": 40}  # pictures of each kind, the worst
 
 
@@ -88,6 +99,7 @@ def write_report(
     curves: Rows,
     facts: dict[str, str],
     froc: Froc | None = None,
+    judged: Judged | None = None,
 ) -> None:
     """Writes the report, and beside it each of its figures as a PNG in the folder `figures`.
 
@@ -108,6 +120,7 @@ def write_report(
     sections = {
         "Scores": _metrics(metrics),
         "Detection": _detection(metrics, froc, figures),
+        **({"Classifier": second_stage_report.section(judged, figures)} if judged else {}),
         "Nodules": pair and f'<div class="pair">{pair}</div>',
         "Strata": _strata(metrics.get("strata", {})),
         "Calibration": _calibration(metrics.get("calibration", {}), figures),

@@ -34,13 +34,13 @@ def member(run: Run, step: int) -> dict[str, Any]:
     """Everything that a prediction of a run's checkpoint depends on, as JSON."""
     return {
         "step": step,
-        "checkpoint": _saved(run.workdir / "checkpoints" / str(step)),
+        "checkpoint": saved(run.workdir / "checkpoints" / str(step)),
         "config": recipe(run.config),
         "evaluation": frozen(run.config.evaluation),
     }
 
 
-def _saved(checkpoint: pathlib.Path) -> int | None:
+def saved(checkpoint: pathlib.Path) -> int | None:
     """When Orbax saved a checkpoint: another training run reaches the same step at another time."""
     path = checkpoint / "_CHECKPOINT_METADATA"
     return json.loads(path.read_text()).get("commit_timestamp_nsecs") if path.is_file() else None

@@ -16,11 +16,14 @@ from lung_unet.data.records import ScanRecord
 from lung_unet.data.tables import COLUMNS
 from lung_unet.evaluation.charts import Rows
 from lung_unet.evaluation.ensemble import Predict
+from lung_unet.evaluation.judge import SecondStage
 from lung_unet.evaluation.operating_point import OperatingPoint, choose
 from lung_unet.evaluation.pictures import Picture
 from lung_unet.evaluation.report import write_report
 from lung_unet.evaluation.resume import each_scan, folder_of, made_with
 from lung_unet.evaluation.scoring import score_scan
+from lung_unet.evaluation.second_stage import measure, rows_of
+from lung_unet.evaluation.second_stage_report import Judged
 from lung_unet.evaluation.strata import stratify
 from lung_unet.evaluation.summary import froc_of, summarise
 from lung_unet.files import atomic_path, write_text
@@ -34,6 +37,7 @@ def evaluate_split(
     split: str,
     workdir: pathlib.Path,
     members: Sequence[dict],
+    second: SecondStage | None = None,
     view: Callable[[ScanRecord], ScanRecord] = lambda record: record,
     about: dict[str, str] | None = None,
 ) -> dict:
@@ -44,7 +48,8 @@ def evaluate_split(
     again. The predictor is any function of HU and lungs to probability; `members` say all that it
     depends on, each with the `step` of a checkpoint. One that works on another grid than the
     dataset's is given the volume of the record that `view` returns. What the report says `about`
-    the model is by default `about_model`.
+    the model is by default `about_model`. With a second stage, metrics and report also have what it
+    makes of the same marks.
     """
     point = choose(predictor, config, dataset, workdir, members, view)
     settings = made_with(config, dataset, members) | {"point": vars(point)}
@@ -56,18 +61,21 @@ def evaluate_split(
         lambda record: score_scan(predictor, config, view(record), point),
         "evaluate",
     )
+    made = {
+        "thresholds": vars(point),
+        "split": split,
+        "step": one_or_all([m["step"] for m in members]),
+    }
+    judged = judge(second, dataset, split, scored, workdir, settings) if second else None
     return write_results(
         workdir,
         split,
         scored,
         [point.threshold] * len(scored),
-        {
-            "thresholds": vars(point),
-            "split": split,
-            "step": one_or_all([m["step"] for m in members]),
-        },
+        made | ({"second_stage": judged.metrics} if judged else {}),
         (about or about_model(config, dataset, members)) | facts(config, dataset, point),
         read_rows(workdir / JSONL),
+        judged,
     )
 
 
@@ -84,10 +92,12 @@ def write_results(
     about: dict[str, Any],
     facts: dict[str, str],
     curves: Rows,
+    judged: Judged | None = None,
 ) -> dict:
     """Writes metrics.json, tables, files for FROC and report of scans as `score_scan` gives them.
 
-    `thresholds` are those of each scan's mask; `about` goes into metrics.json, which is returned.
+    `thresholds` are those of each scan's mask; `about` goes into metrics.json, which is returned;
+    `judged` is what a second stage makes of their marks.
     """
     froc = froc_of(scored)
     nodules = [n["facts"] | n["metrics"] for scan in scored for n in scan["nodules"]]
@@ -107,8 +117,35 @@ def write_results(
         curves=curves,
         facts=facts,
         froc=froc,
+        judged=judged,
     )
     return metrics
+
+
+def judge(
+    second: SecondStage,
+    dataset: Dataset,
+    split: str,
+    scored: list[dict],
+    workdir: pathlib.Path,
+    settings: dict,
+) -> Judged:
+    """What the second stage makes of the marks of scored scans; writes them to
+    candidates_second_stage.csv."""
+    folder = folder_of(workdir, f"second_stage_{split}")
+    scans = second.judge_split(dataset, split, scored, folder, settings)
+    metrics, froc, first = measure(scans, second.weight)
+    assert first is not None  # each of these marks has a probability
+    rows = (
+        (s["series_uid"], x, y, z, score, probability, *opinion)
+        for s, own in zip(scans, rows_of(scans, second.weight), strict=True)
+        for (z, y, x, score), (*_, probability), opinion in zip(
+            own.tolist(), s["marks"], s["opinions"], strict=True
+        )
+    )
+    columns = (*COLUMNS, "probability", "first_stage", "nodule_probability", "malignancy")
+    _write_csv(workdir / "candidates_second_stage.csv", columns, rows)
+    return Judged(metrics, froc, first, [p for scan in scans for p in scan["pictures"]])
 
 
 def scan_row(scan: dict) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def make_mesh(config: ConfigDict) -> Mesh:
             f"config.train.batch_size = {config.train.batch_size} is not a multiple of "
             f"config.mesh.data × config.train.accumulate = {data} × {parts}"
         )
-    coarsest = scales_of(config.model)[-1][0]
+    coarsest = scales_of(config.model)[-1][0] if space > 1 else 1
     if space > 1 and config.data.patch[0] % (space * coarsest):
         raise InputError(
             f"config.data.patch depth {config.data.patch[0]} is not a multiple of "

@@ -25,7 +25,6 @@ from lung_unet.train.step import TrainState
 
 KEEP_LATEST = 2
 TMP = ".orbax-checkpoint-tmp"  # Orbax's mark of what is not whole yet
-METRIC = "dice"
 
 
 class _Manager(ocp.CheckpointManager):
@@ -38,6 +37,8 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
     """The checkpoints in one folder, newest and best kept; made to read them, or to `write` too.
 
+    The best is that of the highest score of the name `metric`.
+
     A checkpoint takes its name only once it is whole. One that could not be written (a full disk)
     is told of in a line and costs nothing that was saved before; the next is tried as usual.
 
@@ -45,8 +46,9 @@ class Checkpoints:
     make the same calls.
     """
 
-    def __init__(self, folder: pathlib.Path, write: bool = False):
+    def __init__(self, folder: pathlib.Path, write: bool = False, metric: str = "dice"):
         self.folder = folder.absolute()
+        self._metric = metric
         me = jax.process_index()
         self._write = write and me == 0
         if self._write or not write:
@@ -58,10 +60,12 @@ class Checkpoints:
         # Orbax knows of this process alone: its barriers are device programs, or wait for minutes
         # where one process has failed.
         active = {me} if jax.process_count() > 1 else None
-        policy = AnyPreservationPolicy([LatestN(KEEP_LATEST), BestN(get_metric_fn=_score, n=1)])
+        policy = AnyPreservationPolicy(
+            [LatestN(KEEP_LATEST), BestN(get_metric_fn=self._score, n=1)]
+        )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
-            best_fn=_score,
+            best_fn=self._score,
             best_mode="max",
             read_only=not self._write,
             enable_async_checkpointing=False,  # the thread is ours, so that nothing of it blocks
@@ -85,8 +89,12 @@ class Checkpoints:
             except ValueError as error:
                 if not self._write:
                     raise InputError(f"{path}: is broken ({error}); run main to mend it") from error
-                write_text(path, json.dumps({METRIC: None}))
+                write_text(path, json.dumps({self._metric: None}))
                 print(f"{path}: is broken ({error}); this checkpoint counts as not validated")
+
+    def _score(self, metrics: dict | None) -> float:
+        value = (metrics or {}).get(self._metric)
+        return -math.inf if value is None else value
 
     def compile(self, like: TrainState) -> None:
         """Makes ready to save such states, so that the first time takes no longer than others."""
@@ -113,7 +121,7 @@ class Checkpoints:
             rest=ocp.args.StandardSave(_rest(state)),
             data=ocp.args.JsonSave(position),
         )
-        if not self._manager.save(step, args=items, metrics=scores or {METRIC: None}):
+        if not self._manager.save(step, args=items, metrics=scores or {self._metric: None}):
             raise ValueError(f"{step} is not newer than {self.latest_step()}")
 
     def _clear(self) -> None:
@@ -166,7 +174,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """The step of the highest validation Dice, the latest where none was validated."""
+        """The step of the highest validation score, the latest where none was validated."""
         return self._manager.best_step()
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict] | None:
@@ -261,11 +269,6 @@ def _whole(x: jax.Array) -> NamedSharding:
     """On every device, so that process 0 has all of it."""
     assert isinstance(x.sharding, NamedSharding)
     return NamedSharding(x.sharding.mesh, REPLICATED)
-
-
-def _score(metrics: dict | None) -> float:
-    value = (metrics or {}).get(METRIC)
-    return -math.inf if value is None else value
 
 
 def _reason(error: Exception) -> str:

@@ -6,13 +6,10 @@ import pathlib
 
 import grain
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from lung_unet.allocator import release_freed_memory
 from lung_unet.data.manifest import Dataset
-from lung_unet.data.mining import Mining
-from lung_unet.data.pipeline import training_batches, validation_batches
 from lung_unet.parallel.distributed import training
 from lung_unet.parallel.mesh import make_mesh, put_batch, share_of_batch
 from lung_unet.parallel.watch import Watch
@@ -28,8 +25,8 @@ from lung_unet.train.step import (
     init_state,
     make_apply,
     make_train_step,
-    make_validation_step,
 )
+from lung_unet.train.task import make_task
 from lung_unet.train.writer import Writer
 
 
@@ -68,33 +65,28 @@ class Trainer:
         goodput: Goodput,
         skipped: Skipped,
     ):
-        self.config, self.dataset, self.workdir = config, dataset, workdir
+        self.config, self.workdir = config, workdir
         self.goodput, self.skipped = goodput, skipped
+        self.task = make_task(config, dataset, workdir)
         self.mesh = make_mesh(config)
         self.shard, self.shards = share_of_batch(self.mesh)
         self.apply, self.init = make_apply(config)
         self.optimizer = make_optimizer(config)
         self.schedule = make_schedule(config)
         self.abstract = abstract_state(config, self.init, self.optimizer, self.mesh)
-        self.validation = validation_batches(
-            dataset,
-            patch=tuple(config.data.patch),
-            batch_size=config.train.batch_size,
-            patches=config.train.validation_patches,
-            seed=config.seed,
-            shard=self.shard,
-            shards=self.shards,
-        )
-        self.checkpoints = Checkpoints(workdir / "checkpoints", write=True)
+        self.validation = self.task.validation_batches(self.shard, self.shards)
+        self.checkpoints = Checkpoints(workdir / "checkpoints", True, self.task.metric)
 
     @functools.cached_property
     def train_step(self) -> jax.stages.Compiled:
-        step = make_train_step(self.config, self.apply, self.optimizer, self.mesh)
+        step = make_train_step(
+            self.config, self.apply, self.optimizer, self.mesh, self.task.make_gradient
+        )
         return self.compiled(step, self.abstract)
 
     @functools.cached_property
     def validation_step(self) -> jax.stages.Compiled:
-        step = make_validation_step(self.config, self.apply, self.mesh)
+        step = self.task.make_validation_step(self.config, self.apply, self.mesh)
         return self.compiled(step, self.abstract.weights)
 
     def compiled(self, step, like) -> jax.stages.Compiled:
@@ -128,14 +120,14 @@ class Trainer:
             for step in range(first, c.steps + 1):
                 watch.beat()
                 scores = None
-                if self.due(step, c.eval_every) and not writer.holds(step, "validation/dice"):
+                if self.due(step, c.eval_every) and not writer.holds(step, "validation/loss"):
                     self.settle(pending)
                     with meter.paused(), goodput.spending("evaluation"):
                         scores = self.validate(state.weights, preemption, watch)
                 if scores:
                     if step == saved:
                         checkpoints.score(step, scores)
-                    text = f"validation loss {scores['loss']:.4f}  dice {scores['dice']:.4f}"
+                    text = "validation " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items())
                     writer.write(step, {f"validation/{k}": v for k, v in scores.items()}, text)
 
                 preempted = preemption.requested()
@@ -178,23 +170,8 @@ class Trainer:
 
     def restore(self) -> tuple[TrainState, grain.DatasetIterator]:
         """(state, batches) of the latest checkpoint, fresh ones if there is none."""
-        data = self.config.data
-        self.mining = Mining(data.mining, self.dataset.records("train", "background"))
-        batches = iter(
-            training_batches(
-                self.dataset,
-                patch=tuple(data.patch),
-                batch_size=self.config.train.batch_size,
-                nodule_fraction=data.nodule_fraction,
-                seed=self.config.seed,
-                threads=data.threads,
-                prefetch=data.prefetch,
-                on_broken=data.on_broken,
-                mining=self.mining,
-                shard=self.shard,
-                shards=self.shards,
-            )
-        )
+        self.mining = self.task.mining()
+        batches = iter(self.task.training_batches(self.mining, self.shard, self.shards))
         found = self.checkpoints.restore(self.abstract)
         if found is None:
             self.goodput.restored(0)
@@ -217,19 +194,15 @@ class Trainer:
     def validate(
         self, params: dict, preemption: Preemption, watch: Watch
     ) -> dict[str, float] | None:
-        """Mean loss, and Dice over all voxels of the validation patches; None if preempted."""
-        sums = []
+        """The task's scores of the validation batches; None if preempted."""
+        outputs = []
         for batch in self.validation:
             watch.beat()
             if preemption.requested():
                 return None
-            sums.append(jax.device_get(self.validation_step(params, put_batch(batch, self.mesh))))
-        total = {k: float(np.sum([s[k] for s in sums])) for k in sums[0]}
-        marked = total["predicted"] + total["true"]
-        return {
-            "loss": total["loss"] / len(sums),
-            "dice": 2 * total["hit"] / marked if marked else 1.0,
-        }
+            output = self.validation_step(params, put_batch(batch, self.mesh))
+            outputs.append(jax.device_get(output))
+        return self.task.scores(outputs)
 
     def log(self, writer: Writer, meter: Meter, step: int, metrics: dict) -> None:
         row = {

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from lung_unet.data.labels import agreement
 from lung_unet.data.scan import IGNORE, READERS
-from lung_unet.model import unet
+from lung_unet.model import classifier, unet
 from lung_unet.model.encoders import blocks_of
 from lung_unet.model.losses import Sums, at_all_levels, make_loss
 from lung_unet.model.unet import UNet
@@ -32,6 +32,8 @@ from lung_unet.train.optimizer import ema_decay
 Batch = dict[str, jax.Array]
 Apply = Callable[..., Any]
 Init = Callable[[], dict]
+Metrics = dict[str, jax.Array]
+Gradient = Callable[[dict, Batch, jax.Array], tuple[jax.Array, dict, Metrics]]
 
 
 @partial(
@@ -55,21 +57,24 @@ class TrainState:
 
 
 def make_apply(config: ConfigDict) -> tuple[Apply, Init]:
-    """(apply, init): apply(params, images) → logits, and init() → fresh parameters.
+    """(apply, init) of the network of `config.task`: apply(params, images) → what it makes of them,
+    logits, and init() → fresh parameters.
 
     The module is built once and split; from there on parameters are plain nested dicts. As in Flax,
     apply(…, method=UNet.all_levels) calls that method of the module instead.
     """
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: unet.build(config, nnx.Rngs(0))))
+    build: Callable = classifier.build if config.get("task") == "classification" else unet.build
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: build(config, nnx.Rngs(0))))
 
     def init() -> dict:
-        module = unet.build(config, nnx.Rngs(config.seed))
+        module = build(config, nnx.Rngs(config.seed))
         return nnx.to_pure_dict(nnx.state(module))
 
-    def apply(params: dict, *inputs: jax.Array, method: Callable = UNet.__call__) -> Any:
+    def apply(params: dict, *inputs: jax.Array, method: Callable | None = None) -> Any:
         state = jax.tree.map(lambda x: x, abstract)
         nnx.replace_by_pure_dict(state, params)
-        return method(nnx.merge(graph, state), *inputs)
+        module = nnx.merge(graph, state)
+        return method(module, *inputs) if method else module(*inputs)
 
     return apply, init
 
@@ -112,31 +117,30 @@ def targets_of(labels: jax.Array, data: ConfigDict) -> tuple[jax.Array, jax.Arra
     return targets * weights, weights
 
 
-def make_train_step(
-    config: ConfigDict, apply: Apply, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled step: (state, batch) → (state, metrics). The state's memory is reused.
+def one_a_sample(key: jax.Array, batch: Batch) -> jax.Array:
+    """A key for each sample of a batch, folded from that of the step."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch["hu"].shape[0]))
 
-    Metrics are loss and grad_norm; where hard negatives are mined also, for each patch of the
-    batch, its block and false_positives: the probability outside the truth, summed over voxels.
+
+def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
+    """(params, batch, key) → (loss, gradient, metrics) of segmentation; the key augments.
+
+    Metrics are there where hard negatives are mined: of each patch of the batch its block and
+    false_positives, the probability outside the truth, summed over voxels.
 
     With `config.train.accumulate` the network sees the batch in parts, twice: forward, for the sums
     that the loss is made of, then both ways, weighted with the loss's derivatives by these sums. So
     loss and gradient are the batch's, of Dice too, for a third more computation.
     """
     loss_of = at_all_levels(make_loss(config))
-    replicated = NamedSharding(mesh, REPLICATED)
-    state = abstract_state(config, make_apply(config)[1], optimizer, mesh)
-    layout = jax.tree.map(lambda x: x.sharding, state)
     inner = NamedSharding(mesh, BATCH_AND_DEPTH)
     # Augmentation gathers across the whole patch, so it runs before depth is split.
     augment_local = jax.shard_map(
         partial(augment, config=config), mesh=mesh, in_specs=BATCH, out_specs=BATCH, check_vma=False
     )
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch["hu"].shape[0]))
+    def gradient(params: dict, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict, Metrics]:
+        keys = one_a_sample(key, batch)
         images, labels = augment_local(batch["hu"], batch["labels"], keys)
         images = jax.lax.with_sharding_constraint(images, inner)
         labels = jax.lax.with_sharding_constraint(labels, inner)
@@ -158,21 +162,44 @@ def make_train_step(
             return loss_of.of(total), wrong
 
         if config.train.accumulate == 1:
-            (loss, wrong), grads = jax.value_and_grad(whole, has_aux=True)(state.params)
+            (loss, wrong), grads = jax.value_and_grad(whole, has_aux=True)(params)
         else:
             parts = jax.tree.map(lambda x: in_parts(x, config.train.accumulate, mesh), voxels)
-            total, wrong = _summed(lambda part: sums(state.params, part), parts)
+            total, wrong = _summed(lambda part: sums(params, part), parts)
             loss, slopes = jax.value_and_grad(loss_of.of)(total)
             weighted = jax.grad(lambda p, part: optax.tree.vdot(slopes, sums(p, part)[0]))
-            grads, _ = _summed(lambda part: (weighted(state.params, part), None), parts)
+            grads, _ = _summed(lambda part: (weighted(params, part), None), parts)
             wrong = from_parts(wrong, mesh)
+        mined = {"block": batch["block"], "false_positives": wrong}
+        return loss, grads, mined if config.data.mining.every else {}
+
+    return gradient
+
+
+def make_train_step(
+    config: ConfigDict,
+    apply: Apply,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    make_gradient: Callable[[ConfigDict, Apply, Mesh], Gradient] = make_gradient,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The compiled step: (state, batch) → (state, metrics). The state's memory is reused.
+
+    Metrics are loss, grad_norm and those of the gradient.
+    """
+    gradient = make_gradient(config, apply, mesh)
+    replicated = NamedSharding(mesh, REPLICATED)
+    state = abstract_state(config, make_apply(config)[1], optimizer, mesh)
+    layout = jax.tree.map(lambda x: x.sharding, state)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        loss, grads, metrics = gradient(state.params, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         rate = 1 - ema_decay(config, state.step)
         ema = None if state.ema is None else optax.incremental_update(params, state.ema, rate)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
-        if config.data.mining.every:
-            metrics |= {"block": batch["block"], "false_positives": wrong}
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return jax.jit(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from lung_unet.data.tables import read_marks, read_rows, read_series_uids
+from lung_unet.data.tables import read_candidates, read_marks, read_rows, read_series_uids
 from lung_unet.errors import InputError
 
 HEADER = "seriesuid,coordX,coordY,coordZ,diameter_mm\n"
@@ -139,3 +139,24 @@ def test_real_tables(real_data):
     assert {m.series_uid for m in marks} <= set(uids)
     assert min(m.diameter_mm for m in marks) > 3
     assert -1 in {m.diameter_mm for m in excluded}
+
+
+CANDIDATES = "seriesuid,coordX,coordY,coordZ,class\n"
+
+
+def test_candidates_are_grouped_by_series(table):
+    found = read_candidates(table(CANDIDATES + "1.2,3,2,1,0\n1.3,1,1,1,1\n1.2,6,5,4,1\n"))
+    assert {uid: [row.nodule for row in rows] for uid, rows in found.items()} == {
+        "1.2": [False, True],
+        "1.3": [True],
+    }
+    np.testing.assert_array_equal(found["1.2"][1].centre_mm, [4, 5, 6])
+
+
+@pytest.mark.parametrize("row", ["1.2,3,2,1,2", "1.2,3,2,1,", "1.2,3,2,nan,0", "1.2,x,2,1,1"])
+def test_a_candidate_that_cannot_be_is_named_by_its_line(table, row):
+    refused(read_candidates, table(f"{CANDIDATES}1.2,1,1,1,0\n{row}\n"), "line 3.*class 0 or 1")
+
+
+def test_candidates_without_classes_are_refused(table):
+    refused(read_candidates, table(HEADER + "1.2,3,2,1,5\n"), "column class is missing")

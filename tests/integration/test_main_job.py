@@ -117,6 +117,38 @@ def test_predict_writes_a_mask_on_the_inputs_own_grid(run, trained, luna16, tmp_
     assert text.startswith("seriesuid,coordX,coordY,coordZ,probability,diameter_mm,")
 
 
+def test_a_second_stage_is_trained_and_judges_as_typed(run, trained, luna16, tmp_path):
+    workdir = shutil.copytree(trained[0], tmp_path / "seg")
+    second = tmp_path / "second"
+    tiny = ("--config=configs/classifier3d.py:smoke", "--config.data.patch=8,8,8",
+            "--config.model.channels=2,4", "--config.model.norm=instance",
+            "--config.train.steps=2", "--config.train.batch_size=2")  # fmt: skip
+    table = tmp_path / "candidates.csv"
+    rows = (luna16 / "annotations.csv").read_text().splitlines()[1:]
+    at = [row.split(",") for row in rows]
+    table.write_text(
+        "seriesuid,coordX,coordY,coordZ,class\n"
+        + "".join(f"{uid},{float(x) - 40},{y},{z},0\n" for uid, x, y, z, _ in at)
+    )
+    main = ("main", *tiny, f"--config.candidates.workdir={workdir}",
+            f"--config.candidates.csv={table}", f"--workdir={second}")  # fmt: skip
+    output = run(*main).stdout
+    metrics = json.loads((second / "metrics.json").read_text())
+    assert {"cpm", "cpm_gain", "auc", "malignancy_auc"} <= metrics.keys()
+    assert "AUC of malignancy is not defined" in output  # these nodules have no ratings
+    output = run("evaluate", f"--workdir={workdir}", f"--classifier={second}").stdout
+    assert "second stage, cpm_gain" in output
+    assert json.loads((workdir / "metrics.json").read_text())["second_stage"]["weight"] is not None
+    source = luna16 / "subset0" / "1.2.0.mhd"
+    run("predict", f"--workdir={workdir}", f"--classifier={second}", f"--input={source}",
+        f"--output={tmp_path / 'out'}")  # fmt: skip
+    header, *rows = (tmp_path / "out" / "1.2.0_findings.csv").read_text().splitlines()
+    assert header.endswith("nodule_probability,malignancy,score")
+    assert len(rows) == len(list((tmp_path / "out").glob("*_why.png")))
+    process = run("evaluate", f"--workdir={second}", fails=True)
+    assert "a run of classification; give a segmentation run" in process.stderr
+
+
 BAD = {
     "no such folder": (["--config.data.dir=/nowhere"], "/nowhere"),
     "unknown key": (["--config.train.epochs=3"], "epochs"),

@@ -56,7 +56,7 @@ def score(out: pathlib.Path, source: Source, dataset: Dataset, config: ConfigDic
     members = [system | {"step": system["iterations"]}]
     predictor = StoredPredictor(out, source, dataset)
     return evaluate_split(
-        predictor, config, dataset, "test", out, members, predictor.view, about(system)
+        predictor, config, dataset, "test", out, members, view=predictor.view, about=about(system)
     )
 
 

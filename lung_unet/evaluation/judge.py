@@ -1,0 +1,135 @@
+"""A finished second stage, opened: what it says of a scan's marks, of a split, and of a finding."""
+
+import base64
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lung_unet.data.manifest import Dataset
+from lung_unet.data.records import ScanRecord
+from lung_unet.data.volume import Volume
+from lung_unet.evaluation.attribution_map import draw_attribution
+from lung_unet.evaluation.classifier import CandidateClassifier
+from lung_unet.evaluation.froc import finding_rows, within
+from lung_unet.evaluation.resume import each_scan, saved
+from lung_unet.evaluation.second_stage import Opinion, pooled
+from lung_unet.files import write_text
+
+NAME = "second_stage.json"
+FALSE_POSITIVES = 3  # drawn a scan
+FALSE = "False positive"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SecondStage:
+    """A classifier, how much it weighs beside the segmentation, and what it was made with."""
+
+    classifier: CandidateClassifier
+    weight: float
+    rated: bool  # whether readers' ratings of malignancy taught it
+    settings: dict
+
+    def __call__(
+        self, volume: Volume, centres_mm: list[np.ndarray], probability: list[float]
+    ) -> list[Opinion]:
+        """Of findings at world positions (z, y, x) mm, with the segmentation's probability."""
+        second, malignancy = self.classifier(volume, centres_mm)
+        scores = pooled(np.array(probability, float), second, self.weight)
+        return [
+            Opinion(float(p), float(m) if self.rated else None, float(score))
+            for p, m, score in zip(second, malignancy, scores, strict=True)
+        ]
+
+    def picture(self, volume: Volume, centre_mm: np.ndarray, large: bool = False) -> bytes:
+        """A PNG of what the classifier looked at, as `draw_attribution`."""
+        return draw_attribution(*self.classifier.attribution(volume, centre_mm), large)
+
+    def judge_split(
+        self, dataset: Dataset, split: str, marks: list[dict], folder: pathlib.Path, settings: dict
+    ) -> list[dict]:
+        """Of each scan of a split what `second_stage.measure` takes, and pictures.
+
+        `marks` are {"series_uid", "marks"} of its scans, rows z, y, x, probability or None; results
+        are kept in the folder while `settings`, that the marks depend on, and the classifier stay.
+        """
+        own = {scan["series_uid"]: scan["marks"] for scan in marks}
+        return each_scan(
+            dataset,
+            split,
+            folder,
+            {"marks": settings, "second_stage": self.settings, "weight": self.weight},
+            lambda record: self._judge(record, own[record.series_uid]),
+            f"second stage, {split}",
+        )
+
+    def _judge(self, record: ScanRecord, marks: list[list]) -> dict[str, Any]:
+        rows = np.array(marks, float).reshape(-1, 4)
+        opinions = self(record.volume, list(rows[:, :3]), rows[:, 3].tolist())
+        nodules, excluded = finding_rows(record.findings)
+        hits = within(rows, np.reshape(nodules, (-1, 4)))
+        ignored = within(rows, np.reshape(excluded, (-1, 4))).any(1)
+        scores = np.array([o.score for o in opinions])
+        malignancy, pictures = [], []
+
+        def picture(number: int, title: str) -> None:
+            png = self.picture(record.volume, rows[number, :3])
+            pictures.append(
+                {
+                    "series_uid": record.series_uid,
+                    "title": title,
+                    "false": title == FALSE,
+                    **opinions[number]._asdict(),
+                    "png": base64.b64encode(png).decode(),
+                }
+            )
+
+        counted = [f for f in record.findings if f.included]
+        for finding, on in zip(counted, hits.T, strict=True):
+            if not on.any():
+                continue
+            best = int(np.argmax(np.where(on, scores, -1)))
+            rating = finding.ratings.get("malignancy")
+            predicted = opinions[best].malignancy
+            if rating is not None and predicted is not None:
+                malignancy.append([predicted, rating])
+            said = "not rated" if rating is None else f"rated {rating:.1f}"
+            picture(best, f"Nodule of {finding.diameter_mm:.1f} mm, {said}")
+        false = np.flatnonzero(~hits.any(1) & ~ignored)
+        for number in false[np.argsort(-scores[false])][:FALSE_POSITIVES].tolist():
+            picture(number, FALSE)
+        return {
+            "series_uid": record.series_uid,
+            "marks": marks,
+            "nodules": nodules,
+            "excluded": excluded,
+            "opinions": [[o.nodule_probability, o.malignancy] for o in opinions],
+            "malignancy": malignancy,
+            "pictures": pictures,
+        }
+
+
+def identity_of(workdir: pathlib.Path, config: ConfigDict, data: str, step: int) -> dict:
+    """All that the opinions of a classifier's checkpoint depend on, as JSON."""
+    return {
+        "data": data,
+        "fold": config.data.fold,
+        "step": step,
+        "checkpoint": saved(workdir / "checkpoints" / str(step)),
+        "window_hu": list(config.data.window_hu),
+        "attribution_steps": config.evaluation.attribution_steps,
+    }
+
+
+def store(workdir: pathlib.Path, second: SecondStage, cpm: float | None) -> None:
+    """Keeps what was chosen on the validation split, and the CPM there."""
+    entry = {
+        "weight": second.weight,
+        "rated": second.rated,
+        "cpm": cpm,
+        "settings": second.settings,
+    }
+    write_text(workdir / NAME, json.dumps(entry, indent=1, allow_nan=False))

@@ -1,0 +1,124 @@
+"""The second stage's part of the main job, and a finished one opened for evaluate and predict."""
+
+import json
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lung_unet import workdir as runs
+from lung_unet.data.manifest import Dataset
+from lung_unet.errors import InputError
+from lung_unet.evaluation.collect import TRAINED, Collector
+from lung_unet.evaluation.judge import NAME, SecondStage, identity_of, store
+from lung_unet.evaluation.second_stage import best_weight, measure
+from lung_unet.evaluation.second_stage_report import WHY_NOT, why_no_auc
+from lung_unet.files import write_text
+from lung_unet.restore import restore_classifier, restore_predictor
+
+
+def open_candidates(config: ConfigDict) -> Dataset:
+    """`config.data.dir`, or where that is empty the dataset of the segmentation run.
+
+    Raises:
+      InputError: neither is given, or it is no prepared dataset.
+    """
+    folder, run = config.data.dir, config.candidates.workdir
+    if not folder and not run:
+        raise InputError(
+            "config.candidates.workdir is empty: give a segmentation run, or config.candidates.csv "
+            "with a prepared dataset as config.data.dir"
+        )
+    dataset = Dataset(folder or runs.load(pathlib.Path(run)).dataset, config.data.fold)
+    print(f"data: {dataset.folder}, at {dataset.spacing_mm:g} mm")
+    return dataset
+
+
+def collect_crops(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
+    """Cuts the crops that training needs into the workdir, and says how many.
+
+    Raises:
+      InputError: as `Collector`, or training began on the candidates of another checkpoint.
+    """
+    collect = Collector(workdir, config, dataset, restore_predictor)
+    for split in TRAINED:
+        counts = [scan["crops"] for scan in collect(split)]
+        nodule, other, rated = (sum(c[k] for c in counts) for k in ("nodule", "other", "rated"))
+        print(f"{split}: {nodule} crops of nodules, {rated} of them rated, and {other} of others")
+
+
+def evaluate_candidates(
+    workdir: pathlib.Path, config: ConfigDict, dataset: Dataset, split: str
+) -> dict[str, Any]:
+    """What metrics.json holds of the workdir's best checkpoint on the candidates of a split.
+
+    With LUNA16's candidates.csv alone that is its second track, false-positive reduction.
+    """
+    given = config.evaluation.weight
+    if given is not None and not 0 <= given <= 1:
+        raise InputError(f"config.evaluation.weight = {given:g}: choose 0 to 1")
+    classifier, step = restore_classifier(workdir, config)
+    collect = Collector(workdir, config, dataset, restore_predictor)
+    rated = sum(scan["crops"]["rated"] for scan in collect("train")) > 0
+    settings = identity_of(workdir, config, runs.identity(dataset), step)
+
+    def judged(of: str, weight: float) -> list[dict]:
+        second = SecondStage(classifier, weight, rated, settings)
+        folder = workdir / "evaluation" / of
+        return second.judge_split(dataset, of, collect(of), folder, collect.settings)
+
+    weight, cpm = best_weight(judged("validation", 0.5))
+    if given is not None:
+        weight, cpm = given, None
+    store(workdir, SecondStage(classifier, weight, rated, settings), cpm)
+    scans = judged(split, weight)
+    measured, _, _ = measure(scans, weight)
+    metrics = {
+        **{k: v for k, v in measured.items() if k not in ("weight", "first_stage", "intervals")},
+        "first_stage_cpm": measured["first_stage"] and measured["first_stage"]["cpm"],
+        "scans": len(scans),
+        "nodules": sum(len(scan["nodules"]) for scan in scans),
+        "intervals": {
+            **measured["intervals"],
+            "sensitivity": dict.fromkeys(measured["sensitivity"]),
+        },
+        "thresholds": {"weight": weight},
+        "split": split,
+        "step": step,
+    }
+    write_text(workdir / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
+    if reason := why_no_auc(measured):
+        print(WHY_NOT.format(reason))
+    return metrics
+
+
+def open_second_stage(workdir: pathlib.Path, first: runs.Run) -> SecondStage:
+    """The second stage of a workdir, for the candidates of a segmentation run.
+
+    Raises:
+      InputError: it is no classifier's workdir, not finished, or of another geometry, dataset or
+        fold than the segmentation.
+    """
+    run = runs.load(workdir, "classification")
+    if run.settings.spacing_mm != first.settings.spacing_mm:
+        raise InputError(
+            f"{workdir}: was trained at {run.settings.spacing_mm:g} mm, the segmentation at "
+            f"{first.settings.spacing_mm:g} mm; train it on the segmentation's dataset"
+        )
+    if (run.data, run.config.data.fold) != (first.data, first.config.data.fold):
+        raise InputError(
+            f"{workdir}: was trained on another dataset or fold than the segmentation, whose test "
+            "scans it may have seen; train it on the same"
+        )
+    classifier, step = restore_classifier(workdir, run.config)
+    settings = identity_of(workdir, run.config, run.data, step)
+    try:
+        entry = json.loads((workdir / NAME).read_text(encoding="utf-8"))
+        if entry["settings"] == settings:
+            return SecondStage(classifier, float(entry["weight"]), bool(entry["rated"]), settings)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise InputError(
+        f"{workdir}: its weight beside the segmentation was not chosen yet for its checkpoint of "
+        f"step {step}; run lung_unet.main on it again, to its end"
+    )

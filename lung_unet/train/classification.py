@@ -1,0 +1,154 @@
+"""The second stage as the loop trains it: nodule or not, and the malignancy of what was rated."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
+
+from lung_unet.data import crops
+from lung_unet.data.crops import NOT_RATED
+from lung_unet.data.mining import Mining
+from lung_unet.data.scan import IGNORE
+from lung_unet.errors import InputError
+from lung_unet.model.classifier import MIDDLE_RATING, RATINGS_A_UNIT
+from lung_unet.parallel.mesh import BATCH, REPLICATED
+from lung_unet.train.augment import augment, window
+from lung_unet.train.ranking import auc, average_precision, malignancy_scores
+from lung_unet.train.step import Apply, Batch, Gradient, Metrics, one_a_sample
+
+FOLDER = "candidates"  # of the workdir: where the crops lie
+NO_MINING = ConfigDict({"every": 0, "fraction": 0.0})  # the segmentation's marks are hard already
+
+
+def opinion_loss(outputs: jax.Array, batch: Batch, malignancy_weight: float) -> jax.Array:
+    """Cross-entropy of nodule or not, plus the weighted Huber loss of the rated ones' malignancy.
+
+    outputs (batch, 2) as the network's; both are means over what counts for them.
+    """
+    known = batch["nodule"] != IGNORE
+    rated = known & (batch["malignancy"] != NOT_RATED)
+    entropy = optax.sigmoid_binary_cross_entropy(outputs[:, 0], (batch["nodule"] == 1) * 1.0)
+    target = (batch["malignancy"] - MIDDLE_RATING) / RATINGS_A_UNIT
+    distance = optax.huber_loss(outputs[:, 1], target)
+
+    def mean(values: jax.Array, where: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(where, values, 0)) / jnp.maximum(where.sum(), 1)
+
+    return mean(entropy, known) + malignancy_weight * mean(distance, rated)
+
+
+def opinions(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(probability of a nodule, rating of its malignancy within 1 to 5), each (batch,)."""
+    ratings = MIDDLE_RATING + RATINGS_A_UNIT * outputs[:, 1]
+    return jax.nn.sigmoid(outputs[:, 0]), jnp.clip(ratings, 1, 5)
+
+
+def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
+    """(params, batch, key) → (loss, gradient, no metrics), of the batch augmented by the key.
+
+    Raises:
+      InputError: a mesh or an accumulation that only segmentation has.
+    """
+    if config.mesh.space != 1 or config.train.accumulate != 1:
+        raise InputError(
+            "config.mesh.space and config.train.accumulate: leave both at 1, crops are small"
+        )
+
+    def augmented(hu: jax.Array, keys: jax.Array) -> jax.Array:
+        return augment(hu, jnp.zeros_like(hu, jnp.uint8), keys, config)[0]
+
+    augment_local = jax.shard_map(
+        augmented, mesh=mesh, in_specs=BATCH, out_specs=BATCH, check_vma=False
+    )
+
+    def gradient(params: dict, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict, Metrics]:
+        images = augment_local(batch["hu"], one_a_sample(key, batch))
+
+        def loss(params: dict) -> jax.Array:
+            return opinion_loss(apply(params, images), batch, config.loss.malignancy_weight)
+
+        return *jax.value_and_grad(loss)(params), {}
+
+    return gradient
+
+
+def make_validation_step(
+    config: ConfigDict, apply: Apply, mesh: Mesh
+) -> Callable[[dict, Batch], dict[str, jax.Array]]:
+    """The compiled validation: (params, batch) → the loss, and what each candidate is and seems."""
+    replicated = NamedSharding(mesh, REPLICATED)
+
+    def step(params: dict, batch: Batch) -> dict[str, jax.Array]:
+        params = jax.lax.with_sharding_constraint(params, replicated)
+        outputs = apply(params, window(batch["hu"], config.data.window_hu)[..., None])
+        probability, malignancy = opinions(outputs)
+        return {
+            "loss": opinion_loss(outputs, batch, config.loss.malignancy_weight),
+            "nodule": batch["nodule"],
+            "rating": batch["malignancy"],
+            "probability": probability,
+            "malignancy": malignancy,
+        }
+
+    return jax.jit(step, in_shardings=(None, NamedSharding(mesh, BATCH)), out_shardings=replicated)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """See task.Task. The crops are those that `collect` cut into the workdir."""
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    metric = "average_precision"  # few false positives before each nodule, as FROC wants it
+    make_gradient = staticmethod(make_gradient)
+    make_validation_step = staticmethod(make_validation_step)
+
+    def mining(self) -> Mining:
+        return Mining(NO_MINING, 0)
+
+    def training_batches(self, mining: Mining, shard: int, shards: int) -> grain.IterDataset:
+        data = self.config.data
+        return crops.training_batches(
+            self.workdir / FOLDER,
+            patch=tuple(data.patch),
+            batch_size=self.config.train.batch_size,
+            nodule_fraction=data.nodule_fraction,
+            seed=self.config.seed,
+            threads=data.threads,
+            prefetch=data.prefetch,
+            on_broken=data.on_broken,
+            shard=shard,
+            shards=shards,
+        )
+
+    def validation_batches(self, shard: int, shards: int) -> list[dict[str, np.ndarray]]:
+        return crops.validation_batches(
+            self.workdir / FOLDER,
+            patch=tuple(self.config.data.patch),
+            batch_size=self.config.train.batch_size,
+            patches=self.config.train.validation_patches,
+            shard=shard,
+            shards=shards,
+        )
+
+    def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        """The mean loss of the batches; of all candidates how well nodules are told from others,
+        and benign ones from malignant."""
+        rows = {k: np.concatenate([o[k] for o in outputs]) for k in outputs[0] if k != "loss"}
+        known = rows["nodule"] != IGNORE
+        rated = known & (rows["rating"] != NOT_RATED)
+        nodule = rows["nodule"][known] == 1
+        values = {
+            "loss": float(np.mean([o["loss"] for o in outputs])),
+            "auc": auc(rows["probability"][known], nodule),
+            "average_precision": average_precision(rows["probability"][known], nodule),
+            **malignancy_scores(rows["malignancy"][rated], rows["rating"][rated]),
+        }
+        return {name: value for name, value in values.items() if value is not None}

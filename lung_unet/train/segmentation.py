@@ -1,0 +1,62 @@
+"""Segmentation as the loop trains it: patches of blocks, and Dice to know the best checkpoint."""
+
+import dataclasses
+
+import grain
+import numpy as np
+from ml_collections import ConfigDict
+
+from lung_unet.data import pipeline
+from lung_unet.data.manifest import Dataset
+from lung_unet.data.mining import Mining
+from lung_unet.train.step import make_gradient, make_validation_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """See task.Task."""
+
+    config: ConfigDict
+    dataset: Dataset
+    metric = "dice"
+    make_gradient = staticmethod(make_gradient)
+    make_validation_step = staticmethod(make_validation_step)
+
+    def mining(self) -> Mining:
+        return Mining(self.config.data.mining, self.dataset.records("train", "background"))
+
+    def training_batches(self, mining: Mining, shard: int, shards: int) -> grain.IterDataset:
+        data = self.config.data
+        return pipeline.training_batches(
+            self.dataset,
+            patch=tuple(data.patch),
+            batch_size=self.config.train.batch_size,
+            nodule_fraction=data.nodule_fraction,
+            seed=self.config.seed,
+            threads=data.threads,
+            prefetch=data.prefetch,
+            on_broken=data.on_broken,
+            mining=mining,
+            shard=shard,
+            shards=shards,
+        )
+
+    def validation_batches(self, shard: int, shards: int) -> list[dict[str, np.ndarray]]:
+        return pipeline.validation_batches(
+            self.dataset,
+            patch=tuple(self.config.data.patch),
+            batch_size=self.config.train.batch_size,
+            patches=self.config.train.validation_patches,
+            seed=self.config.seed,
+            shard=shard,
+            shards=shards,
+        )
+
+    def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        """Mean loss, and Dice over all voxels of the validation patches."""
+        total = {k: float(np.sum([s[k] for s in outputs])) for k in outputs[0]}
+        marked = total["predicted"] + total["true"]
+        return {
+            "loss": total["loss"] / len(outputs),
+            "dice": 2 * total["hit"] / marked if marked else 1.0,
+        }

@@ -1,0 +1,56 @@
+"""What a run trains, by `config.task`: all that the loop does not do the same for every network."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+from ml_collections import ConfigDict
+
+from lung_unet.data.manifest import Dataset
+from lung_unet.data.mining import Mining
+from lung_unet.errors import InputError
+from lung_unet.train.classification import Classification
+from lung_unet.train.segmentation import Segmentation
+
+TASKS = ("segmentation", "classification")
+
+
+class Task(Protocol):
+    """Its network is that of `step.make_apply`; batches are part `shard` of `shards` equal ones."""
+
+    @property
+    def metric(self) -> str:
+        """Which of the scores tells the best checkpoint: the highest."""
+
+    @property
+    def make_gradient(self) -> Callable[..., Callable]:
+        """(config, apply, mesh) → as `step.make_gradient`."""
+
+    @property
+    def make_validation_step(self) -> Callable[..., Any]:
+        """(config, apply, mesh) → the compiled (params, batch) → what `scores` takes a list of."""
+
+    def mining(self) -> Mining:
+        """Fresh scores of hard negatives, that the training batches are drawn by."""
+
+    def training_batches(self, mining: Mining, shard: int, shards: int) -> grain.IterDataset: ...
+
+    def validation_batches(self, shard: int, shards: int) -> list[dict[str, np.ndarray]]: ...
+
+    def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        """The loss, and what else is defined."""
+
+
+def make_task(config: ConfigDict, dataset: Dataset, workdir: pathlib.Path) -> Task:
+    """The task that `config.task` names.
+
+    Raises:
+      InputError: there is no such task.
+    """
+    if config.task == "segmentation":
+        return Segmentation(config, dataset)
+    if config.task == "classification":
+        return Classification(config, workdir)
+    raise InputError(f"config.task = {config.task!r}: choose one of {', '.join(TASKS)}")
