@@ -100,6 +100,7 @@ def _check(a: pathlib.Path, first: dict, b: pathlib.Path, other: dict) -> None:
 def _shared(settings: dict) -> dict[str, Any]:
     """What all folds have in common, by names that tell what differs."""
     shared = {key: value for key, value in settings.items() if key not in (*OWN, "members")}
+    shared["count of members"] = len(settings["members"])
     for number, member in enumerate(settings["members"]):
         where = f"member {number}'s " if number else ""
         for kind in ("config", "evaluation"):

@@ -102,7 +102,7 @@ def test_gathered_folds_are_compared_as_runs_are(fold, tmp_path):
         ({"readers": 1}, r"another readers \(2 and 1\)"),
         ({"recipe": RECIPE | {"optimizer.learning_rate": 0.1}},
          r"another config\.optimizer\.learning_rate \(0\.01 and 0\.1\)"),
-        ({"members": 2}, "another member 1's config"),
+        ({"members": 2}, r"another count of members \(1 and 2\)"),
         ({"scans": 2}, "scored in part only"),
     ],
 )  # fmt: skip
