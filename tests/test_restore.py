@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import SimpleITK as sitk
 
 from lung_unet.data.pipeline import scan_records
 from lung_unet.errors import InputError
-from lung_unet.evaluate import evaluate
+from lung_unet.evaluation.operating_point import choose
+from lung_unet.evaluation.resume import member
 from lung_unet.evaluation.session import BACKENDS
 from lung_unet.predict import predict
 from lung_unet.restore import restore_predictor, restore_runs
@@ -31,12 +33,24 @@ def test_mask_and_findings_are_the_same_on_every_backend(workdir, luna16, tmp_pa
         np.testing.assert_allclose(findings[backend], findings["jax"], atol=0.1)
 
 
-def test_runs_are_averaged_by_one_program_a_network(shrunk_config, make_run, dataset):
-    configs = [shrunk_config() for _ in range(3)]
-    for seed, config in enumerate(configs):
+@pytest.fixture
+def runs(shrunk_config, make_run, dataset, tmp_path):
+    """Two seeds of one network, and the first of them again with windows that overlap less."""
+    workdirs = []
+    for seed in range(2):
+        config = shrunk_config()
         config.seed = seed
-    configs[2].model.channels = (4, 12)
-    runs = [load(make_run(str(seed), config)) for seed, config in enumerate(configs)]
+        workdirs.append(make_run(str(seed), config))
+        config.evaluation.threshold = None  # to be chosen
+        claim(workdirs[-1], config, dataset)
+    again = shutil.copytree(workdirs[0], tmp_path / "again")
+    config = load(again).config
+    config.evaluation.overlap = 0.0
+    claim(again, config, dataset)
+    return [load(workdir) for workdir in (*workdirs, again)]
+
+
+def test_runs_are_averaged_by_one_program_a_network(runs, dataset):
     volume = scan_records(dataset, "test")[0].volume
     together, steps = restore_runs(runs)
     assert steps == [0, 0, 0]
@@ -48,24 +62,17 @@ def test_runs_are_averaged_by_one_program_a_network(shrunk_config, make_run, dat
 
 
 def test_several_runs_predict_with_the_thresholds_chosen_for_them(
-    shrunk_config, make_run, dataset, luna16, tmp_path
+    runs, dataset, oracle, luna16, tmp_path
 ):
-    workdirs = []
-    for seed in range(2):
-        config = shrunk_config()
-        config.seed = seed
-        workdirs.append(make_run(str(seed), config))
-        config.evaluation.threshold = None  # to be chosen
-        claim(workdirs[-1], config, dataset)
-    scan, chosen = luna16 / "subset0" / "1.2.0.mhd", tmp_path / "together"
-    metrics = evaluate([load(workdir) for workdir in workdirs], dataset, "test", chosen)
-    assert metrics["step"] == [0, 0] and (chosen / "report.html").exists()
+    runs, scan, chosen = runs[:2], luna16 / "subset0" / "1.2.0.mhd", tmp_path / "together"
+    members = [member(run, 0) for run in runs]
+    point = choose(oracle(dataset), runs[0].config, dataset, chosen, members)
+    workdirs = [run.workdir for run in runs]
     with pytest.raises(InputError, match="chosen yet for these together"):
-        predict(workdirs, scan, tmp_path / "out", thresholds=workdirs[0])
-    predict(workdirs, scan, tmp_path / "out", thresholds=chosen)
+        predict(workdirs[::-1], scan, tmp_path / "out", thresholds=chosen)
+    predict(workdirs, scan, tmp_path / "out", "onnx", thresholds=chosen)
     found = json.loads((tmp_path / "out" / "1.2.0_findings.json").read_text())
-    assert found["threshold"] == metrics["thresholds"]["threshold"]
-    assert found["checkpoint_step"] == [0, 0]
+    assert found["threshold"] == point.threshold and found["checkpoint_step"] == [0, 0]
 
 
 def test_an_unknown_backend_is_named(workdir, config):

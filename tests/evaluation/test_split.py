@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from lung_unet.command import frozen
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.preparation import prepare
 from lung_unet.evaluation.froc import FPS_PER_SCAN
@@ -23,9 +24,9 @@ WANTED = {
 @pytest.fixture
 def score(config, dataset, oracle, tmp_path):
     def score(predictor=None, workdir=tmp_path, split="test", **kwargs):
-        return evaluate_split(
-            predictor or oracle(**kwargs), config, dataset, split, workdir, [{"step": 7}]
-        )
+        members = [{"step": 7, "evaluation": frozen(config.evaluation)}]
+        predictor = predictor or oracle(**kwargs)
+        return evaluate_split(predictor, config, dataset, split, workdir, members)
 
     return score
 
