@@ -150,6 +150,7 @@ def _smoke(config: ConfigDict) -> None:
     config.augment.low_resolution.probability = 0.0
     config.optimizer.learning_rate = 1e-2
     config.optimizer.warmup_steps = 20
+    config.optimizer.ema = 0.99  # a sixth of the steps
     config.train.steps = 600
     config.train.batch_size = 8
     config.train.log_every = 10

@@ -13,7 +13,8 @@ beside them, and the CPU time of the process, which other work on the machine di
     input      the pipeline on config.data.dir, or on the phantom; MLPerf Storage's utilisation
     inference  the sliding window over a synthetic scan of 192³ voxels
     prepare    one synthetic scan of 512 × 512 × 200 voxels, one worker
-    collectives  what the devices of config.mesh say to each other in a step: counts and bytes
+    collectives  what the devices of config.mesh say to each other in a step: counts and bytes, with
+               the accelerators' convolutions; theirs is --config.model.dtype=bfloat16
     scaling    what a device computes and moves in a step, from 1 to 8 devices over each axis
 
 The last two are read from compiled programs, not timed; a CPU counts as eight devices there.

@@ -8,8 +8,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lung_unet.benchmark import synthetic
+from lung_unet.benchmark.augment import without_augmentation
 from lung_unet.benchmark.program import compile_step, program_mb
 from lung_unet.benchmark.tables import print_table
+from lung_unet.model.conv import accelerator_convolutions
 from lung_unet.parallel.mesh import make_mesh, put_batch
 
 _KINDS = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
@@ -43,10 +45,15 @@ def _bytes(dtype: str, shape: str) -> int:
 
 
 def measure_collectives(config: ConfigDict) -> dict:
-    """The collectives of the train step on the mesh of a configuration."""
+    """The collectives of the train step on the mesh of a configuration.
+
+    With the accelerators' convolutions, on the CPU as well, and without augmentation, which has
+    none.
+    """
     mesh = make_mesh(config)
     batch = put_batch(synthetic.batch(config), mesh)
-    compiled, _ = compile_step(config, mesh, batch, cached=True)
+    with accelerator_convolutions():
+        compiled, _ = compile_step(without_augmentation(config), mesh, batch, cached=True)
     return {
         "data": config.mesh.data,
         "space": config.mesh.space,

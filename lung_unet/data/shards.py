@@ -21,14 +21,15 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from lung_unet import __version__
 from lung_unet.data.pseudonyms import Pseudonym
 from lung_unet.data.records import Block, ScanRecord, block_of
-from lung_unet.data.scan import IGNORE
+from lung_unet.data.scan import IGNORE, Scan
 from lung_unet.data.source import Source
 from lung_unet.data.volume import AIR_HU, make_labels, make_volume
 from lung_unet.files import atomic_path, write_text
 
 KINDS = ("nodule", "background", "scan")
 MIN_LUNG = 0.05  # of a background block
-FORMAT = 3  # of what is stored; a folder of another cannot be read
+FORMAT = 4  # of what is stored; a folder of another cannot be read
+PERCENTILES = (0.5, 50.0, 99.5)  # of a nodule's HU, as nnU-Net's fingerprint
 NO_LUNGS = "none found, the whole scan is used"
 
 
@@ -101,17 +102,18 @@ def prepare_scan(
             "bytes": path.stat().st_size,
             "records": len(contents),
         }
-    inside = volume.hu[volume.lungs]
+    inside, source = volume.hu[volume.lungs], scan.grid.to_lps()[0]
     entry = {
         "series_uid": name,
         "subset": dataset.subsets[series_uid],
-        "source_shape": list(scan.grid.shape),
-        "source_spacing_mm": [round(float(v), 6) for v in scan.spacing_mm],
+        "source_shape": list(source.shape),
+        "source_spacing_mm": [round(float(v), 6) for v in source.spacing_mm],
         "shape": list(volume.grid.shape),
         "lungs": scan.lungs_source if scan.lungs.any() else NO_LUNGS,
         "lung_litres": round(float(volume.lungs.sum() * settings.spacing_mm**3 * 1e-6), 3),
         "hu_mean": round(float(inside.mean()), 2),
         "hu_std": round(float(inside.std()), 2),
+        "foreground": foreground(scan),
         "nodules": [
             {
                 "diameter_mm": round(float(f.diameter_mm), 2),
@@ -136,6 +138,24 @@ def prepare_scan(
     }
     write_text(entry_path, json.dumps(entry, indent=1))
     return entry
+
+
+def foreground(scan: Scan) -> dict:
+    """HU of the voxels that any reader outlined as a counted nodule, on the scan's own grid.
+
+    The number of voxels; without any, nothing else.
+    """
+    counted = [f for f in scan.findings if f.included]
+    parts = [scan.hu[f.box][f.reader_bits > 0] for f in counted]
+    values = np.concatenate([np.zeros(0, np.int16), *parts])
+    if not values.size:
+        return {"voxels": 0}
+    return {
+        "voxels": values.size,
+        "mean": round(float(values.mean()), 2),
+        "std": round(float(values.std()), 2),
+        "percentiles": [round(float(v), 1) for v in np.percentile(values, PERCENTILES)],
+    }
 
 
 def _finished(path: pathlib.Path, wanted: dict) -> dict | None:

@@ -43,29 +43,38 @@ def bounds(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def make_volume(scan: Scan, spacing_mm: float, margin_mm: float) -> Volume:
-    """The scan cropped to its lungs plus a margin, isotropic; whole where it has no lungs."""
+def crop_to_lungs(scan: Scan, margin_mm: float) -> Volume:
+    """The scan's own voxels, cropped to its lungs plus a margin; whole where it has no lungs."""
     grid, axes, flips = scan.grid.to_lps()
     hu, lungs = (array.transpose(axes)[flips] for array in (scan.hu, scan.lungs))
     lungs = (lungs == 3) | (lungs == 4)
-    low, high = np.zeros(3, int), np.array(grid.shape)
-    if lungs.any():
-        margin = np.ceil(margin_mm / grid.spacing_mm).astype(int)
-        first, last = bounds(lungs)
-        low, high = np.maximum(low, first - margin), np.minimum(high, last + margin)
+    if not lungs.any():
+        return Volume(hu, np.ones(grid.shape, bool), grid, scan.grid)
+    margin = np.ceil(margin_mm / grid.spacing_mm).astype(int)
+    first, last = bounds(lungs)
+    low, high = np.maximum(0, first - margin), np.minimum(grid.shape, last + margin)
     box = tuple(map(slice, low, high))
-    near = grid.crop(low, high)
-    shape = np.maximum(1, np.rint((high - low) * near.spacing_mm / spacing_mm)).astype(int)
-    corner = 0.5 * spacing_mm / near.spacing_mm - 0.5  # cells begin where the crop's cells begin
+    return Volume(hu[box], lungs[box], grid.crop(low, high), scan.grid)
+
+
+def make_volume(scan: Scan, spacing_mm: float, margin_mm: float) -> Volume:
+    """The scan cropped to its lungs plus a margin, isotropic; whole where it has no lungs."""
+    near = crop_to_lungs(scan, margin_mm)
+    extent_mm = np.array(near.grid.shape) * near.grid.spacing_mm
+    shape = np.maximum(1, np.rint(extent_mm / spacing_mm)).astype(int)
+    corner = 0.5 * spacing_mm / near.grid.spacing_mm - 0.5  # cells begin where the crop's begin
     target = Grid(
-        tuple(map(int, shape)), np.full(3, float(spacing_mm)), near.to_world(corner), near.direction
+        tuple(map(int, shape)),
+        np.full(3, float(spacing_mm)),
+        near.grid.to_world(corner),
+        near.grid.direction,
     )
-    weights = weights_between(near, target)
+    weights = weights_between(near.grid, target)
     nearest = [w.argmax(1) for w in weights]
-    values = resample(hu[box], weights)
+    values = resample(near.hu, weights)
     return Volume(
         np.rint(values, out=values).astype(np.int16),  # an average: it stays in range
-        lungs[box][np.ix_(*nearest)] if lungs.any() else np.ones(target.shape, bool),
+        near.lungs[np.ix_(*nearest)],
         target,
         scan.grid,
     )

@@ -1,5 +1,6 @@
 """Two runs side by side on the scans that both scored, with paired intervals of the difference."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -8,9 +9,19 @@ from rich.table import Table
 
 from lung_unet.errors import InputError
 from lung_unet.evaluation.resume import scored_split
-from lung_unet.evaluation.summary import bounds, froc_of, measure
+from lung_unet.evaluation.summary import Samples, Values, bounds, froc_of, measure
 
 SAME = ("data", "fold", "readers")  # of the settings: what was scored against what
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """One run's metrics, and their resamples, on the scans that another scored as well."""
+
+    values: Values
+    samples: Samples
+    scans: int
+    nodules: int
 
 
 def compare(a: pathlib.Path, b: pathlib.Path, split: str) -> dict[str, Any]:
@@ -21,6 +32,28 @@ def compare(a: pathlib.Path, b: pathlib.Path, split: str) -> dict[str, Any]:
 
     Raises:
       InputError: a workdir whose split is not scored whole, or runs on different data or splits.
+    """
+    first, second = measure_both(a, b, split)
+    rows = {}
+    for name in (n for n in first.values if n in second.values):
+        one, other = first.values[name], second.values[name]
+        known = one is not None and other is not None
+        differences = first.samples[name] - second.samples[name]
+        rows[name] = {
+            "a": one,
+            "b": other,
+            "difference": one - other if one is not None and other is not None else None,
+            "interval": bounds(differences) if known and first.scans > 1 else None,
+        }
+    return {"a": str(a), "b": str(b), "split": split, "scans": first.scans,
+            "nodules": first.nodules, "metrics": rows}  # fmt: skip
+
+
+def measure_both(a: pathlib.Path, b: pathlib.Path, split: str) -> tuple[Measured, Measured]:
+    """What both runs reached on the scans that both scored; resample i drew the same scans in both.
+
+    Raises:
+      InputError: as `compare`.
     """
     (first, settings), (second, others) = scored_split(a, split), scored_split(b, split)
     for name in SAME:
@@ -37,24 +70,13 @@ def compare(a: pathlib.Path, b: pathlib.Path, split: str) -> dict[str, Any]:
     both = sorted(first.keys() & second.keys())
     if not both:
         raise InputError(f"{a} and {b}: no scan of the {split} split was scored in both")
-    runs = [[scans[uid] for uid in both] for scans in (first, second)]
-    (values, samples), (other_values, other_samples) = (
-        measure(scans, froc_of(scans)) for scans in runs
-    )
-    rows = {}
-    for name in (n for n in values if n in other_values):
-        one, other = values[name], other_values[name]
-        known = one is not None and other is not None
-        differences = samples[name] - other_samples[name]
-        rows[name] = {
-            "a": one,
-            "b": other,
-            "difference": one - other if one is not None and other is not None else None,
-            "interval": bounds(differences) if known and len(both) > 1 else None,
-        }
-    nodules = sum(len(scan["nodules"]) for scan in runs[0])
-    return {"a": str(a), "b": str(b), "split": split, "scans": len(both), "nodules": nodules,
-            "metrics": rows}  # fmt: skip
+
+    def measured(scored: dict[str, dict]) -> Measured:
+        scans = [scored[uid] for uid in both]
+        nodules = sum(len(scan["nodules"]) for scan in scans)
+        return Measured(*measure(scans, froc_of(scans)), len(scans), nodules)
+
+    return measured(first), measured(second)
 
 
 def print_comparison(comparison: dict[str, Any]) -> None:

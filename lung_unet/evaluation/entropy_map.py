@@ -15,17 +15,20 @@ UNSURE = "#ffb000"  # amber: neither the green nor the magenta of the outlines
 def draw_entropy(case: Case, probability: np.ndarray) -> bytes:
     """A PNG of the three planes that `draw` shows of a case, side by side as there.
 
-    `probability` is a crop as those of the case, of equal spacing along all axes. The lung window
-    in grey gives way to amber by the entropy: none at 0 bit, all at 1. A pixel is a voxel, so that
-    the picture is small; a page scales it to the width of the other.
+    `probability` is a crop as those of the case. The lung window in grey gives way to amber by the
+    entropy: none at 0 bit, all at 1. A pixel is a voxel, or the nearest where spacings differ, so
+    that the picture is small; a page scales it to the width of the other.
     """
+    side = round(max(case.hu.shape * case.spacing_mm) / min(case.spacing_mm))
     low, high = WINDOW_HU
     amber = np.array(to_rgb(UNSURE))
     panels = []
     for axis in range(len(PLANES)):
         grey = np.clip((plane(case.hu, axis, case.centre) - low) / (high - low), 0, 1)[..., None]
         unsure = entropy(plane(probability, axis, case.centre))[..., None]
-        panels.append(grey * (1 - unsure) + amber * unsure)
+        panel = grey * (1 - unsure) + amber * unsure
+        rows, columns = (np.arange(side) * n // side for n in panel.shape[:2])
+        panels.append(panel[rows[:, None], columns])
     height = len(panels[0])
     gap = np.broadcast_to(to_rgb(BACKGROUND), (height, max(1, round(height * GAP / PANEL)), 3))
     first, *others = panels

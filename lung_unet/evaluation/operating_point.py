@@ -13,12 +13,13 @@ min_diameter_mm       of what is kept of mask and marks: together, the highest C
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
 from lung_unet import workdir as runs
 from lung_unet.data.manifest import Dataset
+from lung_unet.data.records import ScanRecord
 from lung_unet.errors import InputError
 from lung_unet.evaluation.ensemble import Predict
 from lung_unet.evaluation.operating_search import GRID, best, examine
@@ -68,6 +69,7 @@ def choose(
     dataset: Dataset,
     workdir: pathlib.Path,
     members: Sequence[dict],
+    view: Callable[[ScanRecord], ScanRecord] = lambda record: record,
 ) -> OperatingPoint:
     """What the configuration gives, or was chosen in the workdir for these members of
     resume.py:made_with; chooses and stores there what is not there yet.
@@ -88,7 +90,7 @@ def choose(
         "validation",
         workdir / "evaluation" / "operating_point",
         settings,
-        lambda record: examine(predictor, config, record, values),
+        lambda record: examine(predictor, config, view(record), values),
         "choose thresholds",
     )
     chosen, scores = best(scans, values)

@@ -3,7 +3,7 @@
 import csv
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from lung_unet import __version__
 from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import Dataset
+from lung_unet.data.records import ScanRecord
 from lung_unet.data.tables import COLUMNS
 from lung_unet.evaluation.charts import Rows
 from lung_unet.evaluation.ensemble import Predict
@@ -37,26 +38,30 @@ def evaluate_split(
     workdir: pathlib.Path,
     members: Sequence[dict],
     second: SecondStage | None = None,
+    view: Callable[[ScanRecord], ScanRecord] = lambda record: record,
+    about: dict[str, str] | None = None,
 ) -> dict:
     """Scores every scan of a split and writes to the workdir all that lung_unet.evaluate writes.
 
     Returns what metrics.json holds. Overlap and surfaces are taken on each scan's own grid. Scans
     that were scored before, with the same `members` (resume.py:member) and settings, are not scored
     again. The predictor is any function of HU and lungs to probability; `members` say all that it
-    depends on, each with the `step` of a checkpoint. With a second stage, metrics and report also
-    have what it makes of the same marks.
+    depends on, each with the `step` of a checkpoint. One that works on another grid than the
+    dataset's is given the volume of the record that `view` returns. What the report says `about`
+    the model is by default `about_model`. With a second stage, metrics and report also have what it
+    makes of the same marks.
     """
-    point = choose(predictor, config, dataset, workdir, members)
+    point = choose(predictor, config, dataset, workdir, members, view)
     settings = made_with(config, dataset, members) | {"point": vars(point)}
     scored = each_scan(
         dataset,
         split,
         folder_of(workdir, split),
         settings,
-        lambda record: score_scan(predictor, config, record, point),
+        lambda record: score_scan(predictor, config, view(record), point),
         "evaluate",
     )
-    about = {
+    made = {
         "thresholds": vars(point),
         "split": split,
         "step": one_or_all([m["step"] for m in members]),
@@ -67,8 +72,8 @@ def evaluate_split(
         split,
         scored,
         [point.threshold] * len(scored),
-        about | ({"second_stage": judged.metrics} if judged else {}),
-        facts(config, dataset, members, point),
+        made | ({"second_stage": judged.metrics} if judged else {}),
+        (about or about_model(config, dataset, members)) | facts(config, dataset, point),
         read_rows(workdir / JSONL),
         judged,
     )
@@ -167,11 +172,8 @@ def write_marks(workdir: pathlib.Path, scored: list[dict]) -> None:
     write_text(folder / "seriesuids.csv", "".join(f"{s['series_uid']}\n" for s in scored))
 
 
-def facts(
-    config: ConfigDict, dataset: Dataset, members: Sequence[dict], point: OperatingPoint
-) -> dict[str, str]:
-    """What a reader of the report wants to know of the run, or of those that are averaged."""
-    counts = dataset.manifest["counts"]
+def about_model(config: ConfigDict, dataset: Dataset, members: Sequence[dict]) -> dict[str, str]:
+    """What a reader of the report wants to know of the model, or of those that are averaged."""
     device = jax.devices()[0]
     steps = ", ".join(str(m["step"]) for m in members)
     network = {
@@ -184,13 +186,20 @@ def facts(
         network = {"Checkpoints": f"steps {steps} of {len(members)} runs, averaged"}
     return {
         **network,
-        "Dataset": f"{dataset.folder.name}: {counts['scans']} scans, {counts['nodules']} nodules",
         "Spacing": f"{dataset.spacing_mm:g} mm",
+        "Device": f"{jax.device_count()} × {device.device_kind}",
+        "Versions": f"lung_unet {__version__}, jax {jax.__version__}",
+    }
+
+
+def facts(config: ConfigDict, dataset: Dataset, point: OperatingPoint) -> dict[str, str]:
+    """What a reader of the report wants to know of how it was scored."""
+    counts = dataset.manifest["counts"]
+    return {
+        "Dataset": f"{dataset.folder.name}: {counts['scans']} scans, {counts['nodules']} nodules",
         "Truth": f"voxels that {agreement(config.data)} or more readers outlined",
         "Mask": f"probability above {point.threshold:g}, regions from {point.min_diameter_mm:g} mm",
         "FROC's marks": f"regions above {point.candidate_threshold:g} as well",
-        "Device": f"{jax.device_count()} × {device.device_kind}",
-        "Versions": f"lung_unet {__version__}, jax {jax.__version__}",
     }
 
 

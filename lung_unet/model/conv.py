@@ -7,7 +7,7 @@ Accelerators take ``lax.conv_general_dilated``; the CPU takes `conv_cpu.py`.
 import contextlib
 import contextvars
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -45,22 +45,22 @@ def conv3d_transpose(x: Array, kernel: Array) -> Array:
 def max_pool3d(x: Array, window: Sequence[int]) -> Array:
     """Returns the maxima of x over blocks of window, (B, D / wd, H / wh, W / ww, C).
 
-    Window divides the axes of x (B, D, H, W, C). The gradient of a block is shared equally by the
-    voxels that attain its maximum.
+    Window divides the axes of x (B, D, H, W, C). The gradient of a block goes to the voxels that
+    attain its maximum. It is the gradient of pairwise maxima, which compares voxels with one
+    another; that of `max` compares them with the result, and where XLA computes x once more and
+    rounds it otherwise, none is equal and the gradient is 0 / 0.
     """
-    return _blocks(x, window).max((2, 4, 6))
+    for axis, n in enumerate(window, 1):
+        blocks = x.reshape(*x.shape[:axis], x.shape[axis] // n, n, *x.shape[axis + 1 :])
+        x = reduce(jnp.maximum, (lax.index_in_dim(blocks, i, axis + 1, False) for i in range(n)))
+    return x
 
 
 def mean_pool3d(x: Array, window: Sequence[int]) -> Array:
     """Returns the means of x over blocks of window, as `max_pool3d` the maxima."""
-    return _blocks(x, window).mean((2, 4, 6))
-
-
-def _blocks(x: Array, window: Sequence[int]) -> Array:
-    """(B, D / wd, wd, H / wh, wh, W / ww, ww, C) of x (B, D, H, W, C)."""
     b, d, h, w, c = x.shape
     wd, wh, ww = window
-    return x.reshape(b, d // wd, wd, h // wh, wh, w // ww, ww, c)
+    return x.reshape(b, d // wd, wd, h // wh, wh, w // ww, ww, c).mean((2, 4, 6))
 
 
 @contextlib.contextmanager

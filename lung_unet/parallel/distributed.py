@@ -9,23 +9,30 @@ others, nothing here does anything.
 """
 
 import contextlib
+import itertools
 import os
 import re
+import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+from jax._src.clusters import ClusterEnv  # as jax.distributed.initialize uses it
 from jax._src.distributed import global_state  # JAX has no public barrier with a time limit
 
 from lung_unet.errors import InputError
+from lung_unet.parallel.tunnel import Tunnel
+from lung_unet.parallel.watch import STOP, Watch
 
 VARIABLES = ("LUNG_UNET_COORDINATOR", "LUNG_UNET_PROCESSES", "LUNG_UNET_PROCESS_ID")
 PORT = 20_000  # and the 10,000 after it: below the ports that Linux gives to clients
 LONG_S = 7 * 24 * 3600  # for one process that prepares or scores while the others wait
-TOGETHER_S = 5.0  # an error that all processes have, they have within this
+TOGETHER_S = 5.0  # what all processes do at once, they do within this
+
+_asked = itertools.count()  # all processes ask the same questions in the same order
+_watch = Watch()
 
 
 def find_job(environment: Mapping[str, str]) -> dict[str, Any] | None:
@@ -70,35 +77,32 @@ def job(timeout_s: float) -> Iterator[None]:
     """Joins the job that the environment describes; call it before the first JAX computation.
 
     Within it only process 0 prints. What fails in one process ends that process at once, not at the
-    end of a wait for the others. They are told by JAX's heartbeats, or by `Watch`.
+    end of a wait for the others; `Watch` tells them.
+
+    A process that the others do not join within `timeout_s` ends with a line as well.
 
     Raises:
-      InputError: the others did not come within `timeout_s`.
+      InputError: the environment describes no job that can be.
     """
+    global _watch
     found = find_job(os.environ)
     if found is None:
         yield
         return
-    seconds = max(1, round(timeout_s))
-    try:
-        jax.distributed.initialize(
-            **found,
-            initialization_timeout=seconds,
-            heartbeat_timeout_seconds=seconds,
-            shutdown_timeout_seconds=seconds,
-        )
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"not all processes of the job came within config.timeout_s = {seconds}: {error}"
-        ) from error
+    _watch = watch = _join(found, timeout_s)
     if jax.process_index():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
     try:
         yield
+        wait("end")
+        watch.expect_end(0)
     except (InputError, OSError) as error:
         everywhere = _meet("failed", TOGETHER_S)
+        watch.expect_end(1)
         if not everywhere or jax.process_index() == 0:
-            _leave(str(error))
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        if everywhere:
+            _meet("told", TOGETHER_S)  # so that no process ends before another has the answer
         os._exit(1)
     except SystemExit:
         raise
@@ -107,8 +111,56 @@ def job(timeout_s: float) -> Iterator[None]:
         os._exit(1)
 
 
+def _join(found: dict[str, Any], timeout_s: float) -> Watch:
+    seconds = max(1, round(timeout_s))
+    try:
+        if not found:
+            names = ("coordinator_address", "num_processes", "process_id", "local_device_ids")
+            values = ClusterEnv.auto_detect_unset_distributed_params(
+                None, None, None, None, None, seconds
+            )
+            found = dict(zip(names, values, strict=True))
+        process, coordinator = found["process_id"], found["coordinator_address"]
+        watch = Watch(timeout_s, process)
+        if process:
+            tunnel = Tunnel(coordinator, timeout_s / 2, watch.lost)
+            found = found | {"coordinator_address": tunnel.address}
+        late = (
+            f"not all processes of the job came to {coordinator} within config.timeout_s = "
+            f"{seconds}; see whether all were started, and the outputs of the others"
+        )
+        alarm = threading.Timer(seconds, watch.leave, (late,))
+        alarm.daemon = True
+        alarm.start()
+        jax.distributed.initialize(
+            **found,
+            initialization_timeout=2 * seconds,  # at which JAX aborts
+            heartbeat_timeout_seconds=seconds,
+            shutdown_timeout_seconds=seconds,
+        )
+        alarm.cancel()
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"the processes of the job did not find each other: {error}") from error
+    watch.start(_client(), gather("host", socket.gethostname()))
+    return watch
+
+
 def _client() -> Any:
     return global_state.client
+
+
+@contextlib.contextmanager
+def training() -> Iterator[Watch]:
+    """What has to `beat` within it, where all processes do the same; they enter it together.
+
+    A process that then falls behind ends the others with a line that names it.
+
+    Raises:
+      InputError: one of them died before.
+    """
+    wait("training")  # some compile longer than others
+    with _watch.training():
+        yield _watch
 
 
 def wait(what: str) -> None:
@@ -129,6 +181,28 @@ def wait(what: str) -> None:
         ) from error
 
 
+def gather(what: str, answer: str) -> list[str]:
+    """Every process's answer, in the order of the processes; waits for all of them.
+
+    Raises:
+      InputError: one of them died.
+    """
+    if jax.process_count() == 1:
+        return [answer]
+    folder = f"lung_unet/{what}/{next(_asked)}"
+    _client().key_value_set(f"{folder}/{jax.process_index():06}", answer)
+    wait(folder)
+    return [found for _, found in sorted(_client().key_value_dir_get(folder))]
+
+
+def stop_all() -> None:
+    """Has every other process of the job get SIGTERM; returns when they have, or soon after."""
+    if jax.distributed.is_initialized():
+        _watch.expect_end(0)
+        _client().key_value_set(f"{STOP}/now", "", allow_overwrite=True)
+        _meet("stop", TOGETHER_S)
+
+
 def _meet(what: str, seconds: float) -> bool:
     """Whether all processes came within so many seconds."""
     try:
@@ -136,87 +210,3 @@ def _meet(what: str, seconds: float) -> bool:
     except jax.errors.JaxRuntimeError:
         return False
     return True
-
-
-def _leave(message: str) -> None:
-    """Ends the process with one line, from any thread."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    os._exit(1)
-
-
-class Watch:
-    """Ends this process with a line that names whom it waited for; does nothing in one process.
-
-    A context manager. The others of the job count as dead if they show no life for half of
-    `timeout_s`, and as hung if this process makes no progress (`beat`) for all of it.
-    """
-
-    def __init__(self, timeout_s: float):
-        self._timeout_s = timeout_s
-        self._beats, self._beaten = 0, time.monotonic()
-        self._seen: dict[int, tuple[str, float]] = {}  # by process: its last sign, and when
-        self._done = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._pulse = max(0.2, min(5.0, timeout_s / 20))
-
-    def __enter__(self) -> "Watch":
-        if jax.process_count() > 1:
-            wait("watch")  # some compile longer than others
-            self.beat()
-            self._seen = dict.fromkeys(range(jax.process_count()), ("0 0", self._beaten))
-            self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if self._thread is None:
-            return
-        dead: list[int] = []
-        if isinstance(error, jax.errors.JaxRuntimeError | ValueError):  # as of a broken connection
-            deadline = time.monotonic() + 6 * self._pulse
-            while not dead and time.monotonic() < deadline:
-                time.sleep(self._pulse)
-                dead = self._silent(4 * self._pulse)
-        self._done.set()  # not before: the others look for this one's signs
-        self._thread.join()
-        if dead:  # at once: whatever else would wait for it
-            _leave(self._line(dead, "died"))
-
-    def beat(self) -> None:
-        """Says that this process goes on; call it wherever one process may have to wait."""
-        self._beats, self._beaten = self._beats + 1, time.monotonic()
-
-    def _watch(self) -> None:
-        own, signs = f"lung_unet/pulse/{jax.process_index()}", 0
-        while not self._done.wait(self._pulse):
-            signs += 1
-            try:
-                value = f"{self._beats} {signs}"
-                _client().key_value_set(own, value, allow_overwrite=True)
-                self._look()
-            except jax.errors.JaxRuntimeError:
-                _leave(self._line([0], "died"))  # it holds the coordination service
-            if dead := self._silent(self._timeout_s / 2):
-                _leave(self._line(dead, "died, or its host is out of reach"))
-            if time.monotonic() - self._beaten > self._timeout_s:
-                beats = {p: int(sign.split()[0]) for p, (sign, _) in self._seen.items()}
-                behind = [p for p, n in beats.items() if n == min(beats.values())]
-                _leave(self._line(behind, f"is behind, no step for {self._timeout_s:g} s"))
-
-    def _look(self) -> None:
-        now = time.monotonic()
-        for name, sign in _client().key_value_dir_get("lung_unet/pulse"):
-            process = int(name.rpartition("/")[2])
-            if process not in self._seen or self._seen[process][0] != sign:
-                self._seen[process] = (sign, now)
-
-    def _silent(self, seconds: float) -> list[int]:
-        now, me = time.monotonic(), jax.process_index()
-        return sorted(p for p, (_, at) in self._seen.items() if p != me and now - at > seconds)
-
-    def _line(self, processes: list[int], what: str) -> str:
-        names = ", ".join(map(str, processes))
-        return (
-            f"process {names} of {jax.process_count()} {what}; see its own output, then run the "
-            "same command again to go on from the last checkpoint"
-        )

@@ -14,11 +14,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from lung_unet.errors import InputError
 from lung_unet.files import write_text
-from lung_unet.parallel.distributed import wait
+from lung_unet.parallel.distributed import gather
+from lung_unet.parallel.mesh import REPLICATED
 from lung_unet.train.step import TrainState
 
 KEEP_LATEST = 2
@@ -39,21 +41,25 @@ class Checkpoints:
 
     A checkpoint takes its name only once it is whole. One that could not be written (a full disk)
     is told of in a line and costs nothing that was saved before; the next is tried as usual.
+
+    Of the processes of a job the first writes, all read, and each learns what became of it; they
+    make the same calls.
     """
 
     def __init__(self, folder: pathlib.Path, write: bool = False, metric: str = "dice"):
         self.folder = folder.absolute()
-        self._write, self._metric = write, metric
+        self._metric = metric
         me = jax.process_index()
-        if me == 0 or not write:
+        self._write = write and me == 0
+        if self._write or not write:
             self._check_scores()
-        if write:
+        if self._write:
             self.folder.mkdir(parents=True, exist_ok=True)
-            wait("scores")
-        # Named, even if it is all of them: Orbax's barriers are else device programs, which would
-        # meet those of the step.
-        together = set(range(jax.process_count()))
-        active = None if len(together) == 1 else together if write else {me}
+        if write:
+            gather("scores", "")
+        # Orbax knows of this process alone: its barriers are device programs, or wait for minutes
+        # where one process has failed.
+        active = {me} if jax.process_count() > 1 else None
         policy = AnyPreservationPolicy(
             [LatestN(KEEP_LATEST), BestN(get_metric_fn=self._score, n=1)]
         )
@@ -61,17 +67,18 @@ class Checkpoints:
             preservation_policy=policy,
             best_fn=self._score,
             best_mode="max",
-            read_only=not write,
+            read_only=not self._write,
             enable_async_checkpointing=False,  # the thread is ours, so that nothing of it blocks
             multiprocessing_options=ocp.options.MultiprocessingOptions(
-                primary_host=0 if write else me, active_processes=active
+                primary_host=me, active_processes=active
             ),
             create=False,
         )
         self._manager = _Manager(self.folder, options=options)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: concurrent.futures.Future | None = None
-        self._failed: str | None = None  # why the last one was not written
+        self._begun = False  # a save that is not settled
+        self._failed = ""  # why the last one was not written
         self._copy: Callable[[TrainState], TrainState] = jax.jit(_copied)
 
     def _check_scores(self) -> None:
@@ -91,7 +98,8 @@ class Checkpoints:
 
     def compile(self, like: TrainState) -> None:
         """Makes ready to save such states, so that the first time takes no longer than others."""
-        self._copy = jax.jit(_copied).lower(like).compile()
+        shardings = jax.tree.map(_whole, like) if jax.process_count() > 1 else None
+        self._copy = jax.jit(_copied, out_shardings=shardings).lower(like).compile()
 
     def save(self, state: TrainState, position: dict, scores: dict[str, float] | None) -> None:
         """Starts to save; returns once the state is copied, all else goes on in the background.
@@ -100,10 +108,14 @@ class Checkpoints:
         """
         self._settle()
         copied = self._copy(state)  # the next step takes the memory of `state`
-        self._saving = self._thread.submit(self._save, int(state.step), copied, position, scores)
+        self._begun = True
+        if self._write:
+            self._saving = self._thread.submit(self._save, copied, position, scores)
 
-    def _save(self, step: int, state: TrainState, position: dict, scores: dict | None) -> None:
+    def _save(self, state: TrainState, position: dict, scores: dict | None) -> None:
         self._clear()
+        state = jax.device_get(state)
+        step = int(state.step)
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.weights),  # alone, for those that only predict
             rest=ocp.args.StandardSave(_rest(state)),
@@ -114,32 +126,32 @@ class Checkpoints:
 
     def _clear(self) -> None:
         """Removes what a killed run, or a save that failed, had begun."""
-        if jax.process_index() == 0:
-            for begun in self.folder.glob(f"*{TMP}*"):
-                shutil.rmtree(begun, ignore_errors=True)  # its threads may still be writing
+        for begun in self.folder.glob(f"*{TMP}*"):
+            shutil.rmtree(begun, ignore_errors=True)  # its threads may still be writing
 
     def score(self, step: int, scores: dict[str, float]) -> None:
         """Adds the validation of a state that was saved before it could be validated."""
         self._settle()
-        if step in self._manager.all_steps():
-            if jax.process_index() == 0:
-                write_text(self.folder / str(step) / "metrics" / "metrics", json.dumps(scores))
-            wait("score")
-            self._manager.reload()
+        if self._write and step in self._manager.all_steps():
+            write_text(self.folder / str(step) / "metrics" / "metrics", json.dumps(scores))
+        gather("score", "")
+        self._manager.reload()
 
     def _settle(self) -> None:
-        if self._saving is None:
+        """Waits for the save that was begun; all processes learn what became of it."""
+        if not self._begun:
             return
-        try:
-            self._saving.result()
-            self._failed = None
-        except Exception as error:  # what fails may be the disk, or any layer above it
-            self._failed = _reason(error)
-            if jax.process_count() > 1:  # the others' parts of it are waiting for this one's
-                raise self._not_saved() from error
+        reason = ""
+        if self._saving is not None:
+            try:
+                self._saving.result()
+            except Exception as error:  # what fails may be the disk, or any layer above it
+                reason = _reason(error)
+        self._begun, self._failed = False, gather("saved", reason)[0]
+        if self._failed:
             print(f"checkpoint not saved: {self.folder}: {self._failed}; trying again at the next")
+        if self._failed or not self._write:
             self._manager.reload()
-        self._saving = None
 
     def wait(self) -> None:
         """Returns once everything is on disk.
@@ -149,13 +161,10 @@ class Checkpoints:
         """
         self._settle()
         if self._failed:
-            raise self._not_saved()
-
-    def _not_saved(self) -> InputError:
-        return InputError(
-            f"{self.folder}: the last checkpoint could not be saved ({self._failed}); what was "
-            "saved before is kept: free space and run again"
-        )
+            raise InputError(
+                f"{self.folder}: the last checkpoint could not be saved ({self._failed}); what was "
+                "saved before is kept: free space and run again"
+            )
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -183,19 +192,31 @@ class Checkpoints:
             data=ocp.args.JsonRestore(),
         )
         broken: dict[int, str] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = json.loads(gather("steps", json.dumps(sorted(self._manager.all_steps())))[0])
+        for step in reversed(steps):
+            reason, state, position = "", like, {}
             try:
                 found = self._manager.restore(step, args=items)
                 state = type(like)(**{"ema": None, **found["rest"], _kept(like): found["params"]})
+                position = found["data"]
                 if int(state.step) != step:
                     raise ValueError(f"it holds step {int(state.step)}")
             except Exception as error:  # whatever garbled bytes lead to
-                broken[step] = _reason(error)
+                reason = _reason(error)
+            first, *others = gather("restored", reason)
+            if first:
+                broken[step] = first
                 continue
+            if any(others):
+                process, why = next((p, r) for p, r in enumerate(others, 1) if r)
+                raise InputError(
+                    f"{self.folder}/{step}: process 0 can read it, process {process} cannot "
+                    f"({why}); all hosts must see the same --workdir"
+                )
             for number, reason in broken.items():
                 self._set_aside(number)
                 print(f"{self.folder}/{number}: is broken ({reason}); going back to {step}")
-            return state, found["data"]
+            return state, position
         if broken:
             raise InputError(
                 f"{self.folder}: none of the checkpoints {sorted(broken)} can be read "
@@ -205,9 +226,9 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         name = f"broken-{step}-{uuid.uuid4().hex[:8]}"
-        if jax.process_index() == 0:
+        if self._write:
             os.replace(self.folder / str(step), self.folder / name)
-        wait("set aside")
+        gather("set aside", "")
         self._manager.reload()
 
     def restore_params(self, params: dict) -> tuple[dict, int]:
@@ -242,6 +263,12 @@ def _rest(state: TrainState) -> dict:
 
 def _copied(state: TrainState) -> TrainState:
     return jax.tree.map(jnp.copy, state)
+
+
+def _whole(x: jax.Array) -> NamedSharding:
+    """On every device, so that process 0 has all of it."""
+    assert isinstance(x.sharding, NamedSharding)
+    return NamedSharding(x.sharding.mesh, REPLICATED)
 
 
 def _reason(error: Exception) -> str:

@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from lung_unet.allocator import release_freed_memory
 from lung_unet.data.manifest import Dataset
-from lung_unet.parallel.distributed import Watch
+from lung_unet.parallel.distributed import training
 from lung_unet.parallel.mesh import make_mesh, put_batch, share_of_batch
+from lung_unet.parallel.watch import Watch
 from lung_unet.train.checkpoint import Checkpoints
 from lung_unet.train.goodput import Goodput
 from lung_unet.train.meter import Meter
@@ -112,7 +113,7 @@ class Trainer:
         meter, pending = Meter(c.batch_size), None
         with (
             preemption.holding(),
-            Watch(self.config.timeout_s) as watch,
+            training() as watch,
             Writer(self.workdir, first, c.steps, writes=jax.process_index() == 0) as writer,
         ):
             goodput.switch("steps")

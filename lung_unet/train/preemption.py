@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import jax
 from jax.experimental.multihost_utils import reached_preemption_sync_point
 
+from lung_unet.parallel.distributed import stop_all
+
 _asked = itertools.count(1)  # all processes ask equally often, so this is a clock they share
 
 
@@ -22,8 +24,8 @@ class Preemption:
     would be lost, and `requested` tells of the signal.
 
     Where jax.distributed runs, JAX answers the signal: it has all processes see `requested` at the
-    same call, so they must all make the same calls, and an exit has to wait for one. `alone`, each
-    process answers for itself there too.
+    same call, so they must all make the same calls, and an exit has to wait for one. Where only one
+    process works and the others wait for it, they are `alone`: whichever gets the signal, all exit.
     """
 
     def __init__(self, alone: bool = False) -> None:
@@ -81,7 +83,8 @@ class Preemption:
 
 
 def leave() -> None:
-    """Ends the process with code 0, from any thread."""
+    """Ends the process with code 0, from any thread, and all others of its job."""
     print("preempted: nothing to save; run the same command again to go on")
     sys.stdout.flush()
+    stop_all()
     os._exit(0)

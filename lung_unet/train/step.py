@@ -104,7 +104,9 @@ def _fresh(config: ConfigDict, init: Init, optimizer: optax.GradientTransformati
     if config.optimizer.shard:
         state = jax.eval_shape(fresh)
         layout = TrainState(layout, layout, *split_over_data((state.opt_state, state.ema), mesh))
-    return jax.jit(fresh, out_shardings=layout)
+    # It runs once, and LLVM would take twenty times as long to optimise its random draws.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(fresh, out_shardings=layout, compiler_options=options)
 
 
 def targets_of(labels: jax.Array, data: ConfigDict) -> tuple[jax.Array, jax.Array]:

@@ -29,11 +29,11 @@ builtins.__import__ = checked
 
 
 def run(*arguments, path=ROOT) -> subprocess.CompletedProcess:
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    quickly = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(path)}
     return subprocess.run(
         [sys.executable, "-m", "lung_unet.benchmark", *map(str, arguments)],
         cwd=ROOT,
-        env=environment | {"PYTHONPATH": str(path)},
+        env=os.environ | quickly,
         capture_output=True,
         encoding="utf-8",
         check=False,

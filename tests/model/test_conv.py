@@ -34,16 +34,12 @@ def reference(x, kernel, strides):
     )
 
 
-# Compiling takes most of the time of these tests.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
 def value_and_gradients(f, *inputs):
     def run(*inputs):
         y, transpose = jax.vjp(f, *inputs)
         return y, *transpose(normal(9, y.shape, y.dtype))
 
-    return jit(run)(*inputs)
+    return jax.jit(run)(*inputs)
 
 
 def assert_close(ours, theirs, tolerance):
@@ -93,7 +89,7 @@ def test_bfloat16_is_summed_in_float32_and_agrees_with_lax():
     wide = [a.astype(jnp.float32) for a in narrow]
 
     def both(conv, gradients):
-        return jit(lambda x, k, g: (conv(x, k, (2, 2, 2)), *gradients(x, k, g, (2, 2, 2))))
+        return jax.jit(lambda x, k, g: (conv(x, k, (2, 2, 2)), *gradients(x, k, g, (2, 2, 2))))
 
     cpu = both(conv_cpu.convolve, conv_cpu.gradients)
     ours, theirs = cpu(*narrow), both(conv._lax_conv, conv._lax_gradients)(*narrow)

@@ -3,189 +3,130 @@
 LUNG_UNET_TEST_PROCESSES=4 makes them four.
 """
 
-import json
+import contextlib
 import os
-import pathlib
 import shutil
-import signal
-import socket
 import subprocess
-import sys
-import time
 
-import jax
 import pytest
 from ml_collections import ConfigDict
 
-from lung_unet.command import frozen
 from lung_unet.errors import InputError
 from lung_unet.parallel import distributed
-from lung_unet.parallel.distributed import Watch, find_job
+from lung_unet.parallel.distributed import find_job
 from lung_unet.train.loop import train
-from lung_unet.train.writer import read_rows
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-DEVICES = 4  # of a job
 MESHES = ((4, 1), (1, 4))  # the second has parts of a patch in all processes
 PROCESSES = int(os.environ.get("LUNG_UNET_TEST_PROCESSES", 2))
-WORKER = """
-import json, pathlib, sys
-from ml_collections import ConfigDict
-from lung_unet import command
-command.set_up_jax()
-from lung_unet.parallel import distributed
-runs = json.loads(pathlib.Path(sys.argv[1]).read_text())
-with distributed.job(runs[0][2]["timeout_s"]):
-    from lung_unet.data.manifest import Dataset
-    from lung_unet.train.loop import train
-    for dataset, workdir, config in runs:
-        train(ConfigDict(config), Dataset(dataset), pathlib.Path(workdir))
-"""
 
 
-def start(runs, processes: int, tmp_path) -> list[subprocess.Popen]:
-    """The processes of a job that trains one run after the other: (dataset, workdir, config)."""
-    path = tmp_path / "runs.json"
-    path.write_text(json.dumps([(str(d.folder), str(w), frozen(c)) for d, w, c in runs]))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    devices = f"--xla_force_host_platform_device_count={DEVICES // processes}"
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": devices,
-        "LUNG_UNET_COORDINATOR": address,
-        "LUNG_UNET_PROCESSES": str(processes),
-    }
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(path)],
-            cwd=ROOT, env=environment | {"LUNG_UNET_PROCESS_ID": str(i)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
-        )
-        for i in range(processes)
-    ]  # fmt: skip
-
-
-def finish(job: list[subprocess.Popen]) -> None:
-    for number, process in enumerate(job):
-        output, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, f"process {number}: {output[-2000:]}{errors[-4000:]}"
-
-
-def on(config: ConfigDict, data: int, space: int, steps: int = 4) -> ConfigDict:
+def on(config: ConfigDict, data: int, space: int, steps: int = 2) -> ConfigDict:
+    """A configuration of so many steps on a mesh; flips and noise must be those of the sample."""
     config = config.copy_and_resolve_references()
     config.mesh.update(data=data, space=space)
-    config.train.update(steps=steps, batch_size=4)
+    config.data.patch = (16, 8, 8)
+    config.model.convs = 1
+    config.train.update(steps=steps, batch_size=4, checkpoint_every=1, eval_every=1)
+    for name, transform in config.augment.items():
+        transform.probability = 0.5 if name in ("flip", "noise") else 0.0
     config.optimizer.schedule = "constant"
-    config.data.mining.every = 2
+    config.optimizer.shard = data == 4  # saved whole, read in parts
+    config.data.mining.every = 1
     config.timeout_s = 60.0
     return config
 
 
-def numbers(workdir) -> dict[tuple, float]:
-    names = ("train/loss", "train/grad_norm", "validation/loss", "validation/dice")
-    return {
-        (row["step"], name): row[name]
-        for row in read_rows(workdir / "metrics.jsonl")
-        for name in names
-        if name in row
-    }
-
-
-def test_many_processes_train_as_one_and_go_on_with_each_others_runs(config, dataset, tmp_path):
-    first = on(config, 4, 1, steps=2)
-    train(first, dataset, tmp_path / "elastic")  # two steps in one process; the job goes on
-    runs = [(dataset, tmp_path / "elastic", on(config, 2, 2))]
+def test_many_processes_train_as_one_and_go_on_with_each_others_runs(
+    config, dataset, tmp_path, job, worker, numbers
+):
+    train(on(config, 4, 1, steps=1), dataset, tmp_path / "one 4 1")
+    shutil.copytree(tmp_path / "one 4 1", tmp_path / "elastic")  # the job goes on with it
+    runs = []
     for data, space in MESHES:
-        c = on(config, data, space)
-        c.optimizer.shard = data == 4  # saved and read in parts
-        train(c, dataset, tmp_path / f"one {data} {space}")
-        runs.append((dataset, tmp_path / f"many {data} {space}", c))
-    finish(start(runs, PROCESSES, tmp_path))
+        train(on(config, data, space), dataset, tmp_path / f"one {data} {space}")
+        runs.append((dataset, tmp_path / f"many {data} {space}", on(config, data, space)))
+    runs.append((dataset, tmp_path / "elastic", on(config, *MESHES[-1])))
+    with job(worker(runs), PROCESSES) as processes:
+        for number in range(PROCESSES):
+            code, errors = processes.end(number)
+            assert code == 0, f"process {number}: {errors}"
     for data, space in MESHES:
         one, many = (numbers(tmp_path / f"{who} {data} {space}") for who in ("one", "many"))
-        assert len(one) == 12 and many == pytest.approx(one, rel=1e-6)
+        assert len(one) == 8 and many == pytest.approx(one, rel=1e-6)
         assert list((tmp_path / f"many {data} {space}" / "tensorboard").iterdir())
     expected = pytest.approx(numbers(tmp_path / "one 4 1"), rel=1e-4)
     assert numbers(tmp_path / "elastic") == expected
-    shutil.copytree(tmp_path / "many 4 1", tmp_path / "longer")
-    train(on(config, 1, 1, steps=5), dataset, tmp_path / "longer")  # what the job wrote, alone
-    train(on(config, 4, 1, steps=5), dataset, tmp_path / "one 4 1")
-    expected = pytest.approx(numbers(tmp_path / "one 4 1"), rel=1e-4)
-    assert numbers(tmp_path / "longer") == expected
+    for who in ("one", "many"):  # what the job wrote, alone
+        train(on(config, 4, 1, steps=3), dataset, tmp_path / f"{who} 4 1")
+    expected = pytest.approx(numbers(tmp_path / "one 4 1"), rel=1e-6)
+    assert numbers(tmp_path / "many 4 1") == expected
 
 
-def test_a_dead_process_ends_the_others_with_a_line_that_names_it(config, dataset, tmp_path):
-    job = start([(dataset, tmp_path / "run", on(config, 4, 1, steps=100_000))], 2, tmp_path)
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_process_that_waits_in_vain_for_another_ends_with_a_line(
+    config, dataset, tmp_path, job, worker, one_line, missing
+):
+    config.timeout_s = 3.0
+    prefixes = [(), ()]
+    prefixes[missing] = ("true",)  # in place of Python
+    with job(worker([(dataset, tmp_path, config)]), prefixes=prefixes) as processes:
+        code, errors = processes.end(1 - missing)
+    assert code == 1
+    one_line(errors, "not all processes of the job came to 127.0.0.1:")
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, encoding="utf-8")
+
+
+@pytest.fixture
+def hosts():
+    """(names, prefixes) of two hosts: network namespaces, joined by a cable.
+
+    A prefix runs a command there, whose host name is the address. It takes a superuser's rights.
+    """
+    names = [f"lung_unet_{os.getpid()}_{i}" for i in range(2)]
     try:
-        deadline = time.monotonic() + 200
-        while not numbers(tmp_path / "run") and time.monotonic() < deadline:
-            assert job[0].poll() is None, job[0].stderr.read()
-            time.sleep(0.05)
-        job[1].send_signal(signal.SIGKILL)
-        _, errors = job[0].communicate(timeout=60)
-        lines = [line for line in errors.splitlines() if line.startswith("error: ")]
-        assert job[0].returncode == 1
-        assert len(lines) == 1 and "process 1 of 2 died" in lines[0] and "Traceback" not in errors
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", "cable", "netns", names[0], "type", "veth",
+           "peer", "cable", "netns", names[1])  # fmt: skip
+        for i, name in enumerate(names):
+            ip("-n", name, "address", "add", f"10.77.0.{i + 1}/24", "dev", "cable")
+            for device in ("lo", "cable"):
+                ip("-n", name, "link", "set", device, "up")
+        enter = 'hostname "$0" && exec "$@"'
+        prefixes = [
+            ("ip", "netns", "exec", name, "unshare", "--uts", "sh", "-c", enter, f"10.77.0.{i + 1}")
+            for i, name in enumerate(names)
+        ]
+        subprocess.run([*prefixes[0], "true"], check=True, capture_output=True)
+        yield names, prefixes
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {getattr(error, 'stderr', error)}")
     finally:
-        for process in job:
-            process.kill()
-            process.wait()
+        for name in names:
+            with contextlib.suppress(OSError):
+                subprocess.run(["ip", "netns", "delete", name], capture_output=True)
 
 
-class Store:
-    """What Watch needs of JAX's coordination service; `signs` are those of other processes."""
-
-    def __init__(self, signs):
-        self.signs, self.own = signs, {}
-
-    def wait_at_barrier(self, name, timeout_ms):
-        pass
-
-    def key_value_set(self, key, value, allow_overwrite):
-        self.own[key] = value
-
-    def key_value_dir_get(self, folder):
-        others = {f"{folder}/{p}": sign() for p, sign in self.signs.items()}
-        return [*others.items(), *self.own.items()]
-
-
-@pytest.mark.parametrize(
-    "second, line",
-    [
-        (lambda: f"4 {time.monotonic()}", "process 2 of 4 is behind"),
-        (lambda: "4 1", "process 2 of 4 died"),
-    ],
-    ids=["hung", "silent"],
-)
-def test_whoever_is_behind_or_silent_is_named(monkeypatch, second, line):
-    told: list[str] = []
-    alive = lambda: f"9 {time.monotonic()}"  # noqa: E731
-    store = Store({1: alive, 2: second, 3: alive})
-    monkeypatch.setattr(jax, "process_count", lambda: 4)
-    monkeypatch.setattr(distributed, "_client", lambda: store)
-    monkeypatch.setattr(distributed, "_leave", told.append)
-    with Watch(1.0) as watch:
-        for _ in range(9):
-            watch.beat()
-        deadline = time.monotonic() + 20
-        while not told and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert line in told[0]
-
-
-def test_a_process_that_goes_on_is_left_alone(monkeypatch):
-    told: list[str] = []
-    store = Store({1: lambda: f"1 {time.monotonic()}"})
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(distributed, "_client", lambda: store)
-    monkeypatch.setattr(distributed, "_leave", told.append)
-    with Watch(1.0) as watch:
-        for _ in range(8):
-            time.sleep(0.2)
-            watch.beat()
-    assert not told
+def test_hosts_train_as_one_and_each_names_the_other_when_the_cable_is_cut(
+    config, dataset, tmp_path, job, worker, hosts, numbers, one_line
+):
+    names, prefixes = hosts
+    train(on(config, 4, 1), dataset, tmp_path / "one")
+    endless = on(config, 4, 1, steps=100_000)
+    runs = [(dataset, tmp_path / "many", on(config, 4, 1)), (dataset, tmp_path / "cut", endless)]
+    for _, _, c in runs:
+        c.timeout_s = 40.0
+    with job(worker(runs), coordinator="10.77.0.1", prefixes=prefixes) as processes:
+        processes.until(lambda: numbers(tmp_path / "cut"))
+        ip("-n", names[0], "link", "set", "cable", "down")
+        for number in range(2):
+            code, errors = processes.end(number)
+            assert code == 1, errors
+            one_line(errors, f"process {1 - number} on 10.77.0.{2 - number} died, or its host")
+    assert numbers(tmp_path / "many") == pytest.approx(numbers(tmp_path / "one"), rel=1e-6)
 
 
 def test_alone_where_the_environment_names_nobody():

@@ -35,6 +35,15 @@ def batch():
     return {"hu": hu.astype(np.int16), "labels": labels, "block": block}
 
 
+@pytest.fixture
+def unchanged(config):
+    """A smaller network without augmentation: a third of what there is to compile."""
+    config.model.convs = 1
+    for change in config.augment.values():
+        change.probability = 0.0
+    return config
+
+
 def build(config):
     mesh = make_mesh(config)
     apply, init = make_apply(config)
@@ -94,11 +103,18 @@ def assert_same_step(one, many):
 
 
 @pytest.mark.parametrize(
-    "meshes, model",
-    [(((8, 1), (4, 2), (2, 4), (1, 8)), {}), (((2, 2),), DEEP), (((2, 2),), RESIDUAL)],
+    "meshes, model, augmented",
+    [
+        (((8, 1), (4, 2), (1, 8)), {}, False),
+        (((2, 4),), {}, True),
+        (((2, 2),), DEEP, False),
+        (((2, 2),), RESIDUAL, False),
+    ],
 )
-def test_any_mesh_gives_the_same_step_without_gathering_activations(config, batch, meshes, model):
-    config.data.patch = (16, 16, 16)
+def test_any_mesh_gives_the_same_step_without_gathering_activations(
+    request, batch, meshes, model, augmented
+):
+    config = request.getfixturevalue("config" if augmented else "unchanged")
     config.train.batch_size = 8
     config.model.update(model)
     batch = {name: np.concatenate([array, array[::-1]]) for name, array in batch.items()}
@@ -112,7 +128,8 @@ def test_any_mesh_gives_the_same_step_without_gathering_activations(config, batc
         assert_same_step(one, many)
 
 
-def test_a_sharded_optimizer_takes_less_memory_and_gives_the_same_step(config, batch):
+def test_a_sharded_optimizer_takes_less_memory_and_gives_the_same_step(unchanged, batch):
+    config = unchanged
     config.mesh.update(data=4)
     config.train.batch_size = 4
     whole, one = first_step(config, batch)
@@ -131,8 +148,8 @@ def test_a_sharded_optimizer_takes_less_memory_and_gives_the_same_step(config, b
     "loss, mesh, model",
     [("dice_ce", (2, 2), RESIDUAL), ("tversky", (1, 1), DEEP), ("focal", (1, 1), {})],
 )
-def test_a_batch_seen_in_parts_gives_the_step_of_the_whole(config, batch, loss, mesh, model):
-    config.data.patch = (16, 16, 16)
+def test_a_batch_seen_in_parts_gives_the_step_of_the_whole(unchanged, batch, loss, mesh, model):
+    config = unchanged
     config.train.batch_size = 4
     config.mesh.update(data=mesh[0], space=mesh[1])
     config.model.update(model)
@@ -195,7 +212,8 @@ def test_without_an_average_there_is_no_second_copy_of_the_weights(config):
     assert size(kept) - size(none) == size(none.params)
 
 
-def test_deep_supervision_trains_every_head_and_validates_the_finest(config, batch):
+def test_deep_supervision_trains_every_head_and_validates_the_finest(unchanged, batch):
+    config = unchanged
     config.model.update(channels=(2, 4, 4, 4), convs=1, deep_supervision=True)
     config.optimizer.weight_decay = 0.0
     mesh, apply, state, step = build(config)

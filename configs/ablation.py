@@ -1,0 +1,43 @@
+"""What each ingredient of the recipe is worth: the base, and the base with one thing changed.
+
+    python -m lung_unet.ablation --config=configs/ablation.py --out=DIR
+        --train=LUNA16[,LUNA16…] --validation=LUNA16 --test=LUNA16
+
+A change is what it sets in the configuration; one that sets nothing but `evaluation` is scored on
+the base's checkpoints. Plain data: nothing of the package is imported here.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.base = "configs/unet3d.py:smoke"
+    config.seeds = 3  # 0, 1, …
+    config.overrides = ConfigDict()  # of all runs
+    config.overrides.train = {"steps": 600}
+    config.changes = ConfigDict({
+        "no rotation, scaling": off("rotate", "scale", "rotate90"),
+        "no flips": off("flip"),
+        "elastic deformation": {"augment": {"elastic": {"probability": 0.2}}},
+        "no noise, blur, resolution": off("noise", "blur", "low_resolution"),
+        "no brightness, contrast, gamma": off("brightness", "contrast", "gamma", "gamma_inverted"),
+        "no augmentation": off(
+            "rotate", "scale", "rotate90", "flip", "elastic", "noise", "blur", "low_resolution",
+            "brightness", "contrast", "gamma", "gamma_inverted",
+        ),
+        "no average of the weights": {"optimizer": {"ema": 0.0}},
+        "hard negatives": {"data": {"mining": {"every": 100}}},
+        "residual encoder": {"model": {"encoder": "residual", "convs": 1}},
+        "deep supervision": {"model": {"deep_supervision": True}},
+        "soft labels": {"data": {"label": "soft"}},
+        "nodules in half of the patches": {"data": {"nodule_fraction": 0.5}},
+        "nodules in a third of the patches": {"data": {"nodule_fraction": 0.33}},
+        "sgd": {"optimizer": {"name": "sgd", "schedule": "poly"}},
+        "eight mirrors": {"evaluation": {"mirror_axes": (0, 1, 2)}},
+    })  # fmt: skip
+    return config
+
+
+def off(*families: str) -> dict:
+    return {"augment": {family: {"probability": 0.0} for family in families}}

@@ -1,0 +1,97 @@
+"""lung_unet, nnU-Net and MONAI side by side: same scans, same minutes, same cores, same scoring.
+
+    python -m lung_unet.benchmark.peers --luna16=DIR [--lidc_xml=DIR] --out=DIR --minutes=30
+        --peers_python=PYTHON [--config=configs/unet3d.py:peer_cpu] [--config.key=value]
+
+PYTHON is that of an environment made with requirements-peers.txt; launch/side_by_side.sh makes it.
+The scans of the training split train each system, by its own recipe, for so many minutes by the
+clock; planning, preprocessing and caching come before and are told apart. Each system then predicts
+validation and test scans by its own means (--nomirrors spares the peers' eight mirrors, which take
+long on a CPU; --plan_gb has nnU-Net plan for less memory than a GPU's 8 GB). All are scored by
+lung_unet.evaluate's code on the scans' own grids, each at the operating point that is best for it
+on the validation split.
+
+What was done is kept in OUT, and a system that is done is not run again; one that was interrupted
+starts anew. OUT/ours, OUT/nnunet and OUT/monai hold metrics.json and report.html, and can be given
+to lung_unet.evaluate --compare. The table is printed, and written as comparison.md and .json.
+"""
+
+import pathlib
+import shutil
+import sys
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from lung_unet import command
+from lung_unet.child import run_logged
+
+PACKAGE = "lung_unet.benchmark.peers"
+
+
+def run(out: pathlib.Path, arguments: list[str]) -> None:
+    """Runs a system into its folder unless it is done; what it prints goes to run.log there.
+
+    Raises:
+      InputError: it failed.
+    """
+    from lung_unet.benchmark.peers.exchange import SYSTEM
+
+    if (out / SYSTEM).exists():
+        return
+    shutil.rmtree(out, ignore_errors=True)
+    log = out / "run.log"
+    print(f"{out.name}: running, see {log}")
+    run_logged([*arguments, f"--out={out}"], log)
+
+
+def main() -> None:
+    from lung_unet.benchmark.peers.convert import convert
+    from lung_unet.benchmark.peers.score import score
+    from lung_unet.benchmark.peers.table import side_by_side, write_table
+    from lung_unet.data.datasets import settings_of
+    from lung_unet.data.manifest import Dataset
+    from lung_unet.data.preparation import prepare
+    from lung_unet.data.source import open_source
+
+    out = pathlib.Path(command.required("out"))
+    scans, python = command.required("luna16"), command.required("peers_python")
+    lidc_xml, minutes = flags.FLAGS.lidc_xml, flags.FLAGS.minutes
+    config: ConfigDict = flags.FLAGS.config
+    settings = settings_of(config.data)
+    prepare(scans, out / "data", settings, lidc_xml)
+    dataset = Dataset(out / "data", config.data.fold)
+    source = open_source(scans, lidc_xml, settings.min_readers, settings.outlines)
+    convert(source, dataset, config.data, out / "raw")
+
+    given = [a for a in sys.argv[1:] if a.startswith("--config")]
+    ours = [sys.executable, "-m", f"{PACKAGE}.ours", *given, f"--config.data.dir={out / 'data'}"]
+    run(out / "ours", [*ours, f"--minutes={minutes}"])
+    shared = [f"--raw={out / 'raw'}", f"--minutes={minutes}", f"--device={flags.FLAGS.device}"]
+    shared += [f"--mirrors={int(flags.FLAGS.mirrors)}"]
+    nnunet = [python, "-m", f"{PACKAGE}.nnunet", *shared, f"--plan_gb={flags.FLAGS.plan_gb}"]
+    run(out / "nnunet", nnunet)
+    monai = [python, "-m", f"{PACKAGE}.monai_dynunet", *shared]
+    monai += ["--channels", *map(str, config.model.channels)]
+    monai += ["--patch", *map(str, config.data.patch)]
+    monai += ["--window", *map(str, config.evaluation.window or config.data.patch)]
+    monai += [f"--spacing_mm={dataset.spacing_mm}", f"--batch={config.train.batch_size}"]
+    run(out / "monai", monai)
+
+    peers = [out / "nnunet", out / "monai"]
+    for peer in peers:
+        score(peer, source, dataset, config)
+    print(write_table(side_by_side(out / "ours", peers), minutes, out))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("luna16", None, "Folder of scans, as lung_unet.prepare takes it.")
+    flags.DEFINE_string("lidc_xml", None, "Folder of LIDC-IDRI's XML files.")
+    flags.DEFINE_string("out", None, "Folder to write to.")
+    flags.DEFINE_float("minutes", 30.0, "To train, by the clock, each.", lower_bound=0)
+    flags.DEFINE_string("peers_python", None, "Python with nnunetv2 and monai.")
+    flags.DEFINE_string("device", "cpu", "Where the peers run: cpu or cuda.")
+    flags.DEFINE_bool("mirrors", True, "Whether the peers average eight mirrors, as they do.")
+    flags.DEFINE_float("plan_gb", 8.0, "GPU memory that nnU-Net plans for; 8 is its own default.")
+    command.define_config("configs/unet3d.py")
+    command.run(main)

@@ -1,0 +1,83 @@
+"""Scans in nnU-Net's raw layout: their own grid and HU, our split, the truth that we score with."""
+
+import json
+import pathlib
+
+import numpy as np
+from ml_collections import ConfigDict
+from rich.progress import track
+
+from lung_unet.benchmark.peers.exchange import (
+    DATASET,
+    IGNORED,
+    NODULE,
+    SUFFIX,
+    image_path,
+    label_path,
+)
+from lung_unet.data.images import write_image
+from lung_unet.data.labels import agreement
+from lung_unet.data.manifest import SPLITS, Dataset
+from lung_unet.data.scan import Scan
+from lung_unet.data.source import Source
+from lung_unet.errors import InputError
+from lung_unet.evaluation.voxel import truth_mask
+from lung_unet.files import write_text
+
+
+def label_of(scan: Scan, consensus: int) -> np.ndarray:
+    """uint8 (z, y, x): NODULE where `consensus` readers outlined a nodule that counts, IGNORED
+    where no metric counts, 0 elsewhere."""
+    label = scan.ignore.astype(np.uint8) * np.uint8(IGNORED)
+    label[truth_mask(scan.grid.shape, scan.findings, consensus)] = NODULE
+    return label
+
+
+def convert(source: Source, dataset: Dataset, data: ConfigDict, raw: pathlib.Path) -> None:
+    """Writes the scans of a prepared dataset, out of the source that it was made from, to `raw`.
+
+    `data` is config.data. Does nothing where an earlier call ended.
+
+    Raises:
+      InputError: the dataset has pseudonyms, or was not made from this source.
+    """
+    folder = raw / DATASET
+    if (folder / "dataset.json").exists():
+        return
+    if dataset.manifest["settings"]["pseudonym_key"]:
+        raise InputError(f"{dataset.folder}: has pseudonyms; prepare it without --pseudonym_key")
+    entries = [(split, entry) for split in SPLITS for entry in dataset.scans(split)]
+    for split, entry in track(entries, "convert"):
+        uid = entry["series_uid"]
+        scan = read_scan(source, dataset, entry)
+        write_image(image_path(raw, uid, split == "test"), scan.hu, scan.grid)
+        if split != "test":
+            write_image(label_path(raw, uid), label_of(scan, agreement(data)), scan.grid)
+    train, validation = (
+        [e["series_uid"] for e in dataset.scans(split)] for split in ("train", "validation")
+    )
+    write_text(
+        folder / "splits_final.json", json.dumps([{"train": train, "val": validation}], indent=1)
+    )
+    description = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "nodule": NODULE, "ignore": IGNORED},
+        "numTraining": len(train) + len(validation),
+        "file_ending": SUFFIX,
+    }
+    write_text(folder / "dataset.json", json.dumps(description, indent=1))
+
+
+def read_scan(source: Source, dataset: Dataset, entry: dict) -> Scan:
+    """The scan of a manifest's entry as it was when it was prepared.
+
+    Raises:
+      InputError: it is not in the source, or has changed since.
+    """
+    uid = entry["series_uid"]
+    if uid not in source.subsets or source.fingerprint(uid) != entry["made_from"]["input"]:
+        raise InputError(
+            f"{source.root}: series {uid} is not as it was prepared in {dataset.folder}; "
+            "prepare it again"
+        )
+    return source.read_matched(uid)[0]

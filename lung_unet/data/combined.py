@@ -1,0 +1,86 @@
+"""LUNA16 folders as one, each folder a split: a LUNA16 folder of hard links, for `prepare` to read.
+
+Its fold 0 tests on subset0, validates on subset1 and trains on subset2.
+"""
+
+import csv
+import io
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+
+from lung_unet.data.luna16 import Luna16
+from lung_unet.data.manifest import SPLITS, split_subsets
+from lung_unet.data.metaimage import data_file
+from lung_unet.data.tables import COLUMNS, Mark
+from lung_unet.errors import InputError
+from lung_unet.files import write_text
+
+SUBSETS = {split: subsets[0] for split, subsets in split_subsets([0, 1, 2], 0).items()}
+
+
+def combine(folders: Mapping[str, Sequence[pathlib.Path]], out: pathlib.Path) -> None:
+    """Makes `out`, anew, a LUNA16 folder of all scans of the folders of each split.
+
+    Raises:
+      InputError: a split without a folder, a folder that is no LUNA16 folder, or a series or a
+        patient in two of them.
+    """
+    for split in SPLITS:
+        if not folders.get(split):
+            raise InputError(f"the {split} split has no folder of scans; give --{split}=DIR")
+    shutil.rmtree(out, ignore_errors=True)
+    owner: dict[str, tuple[str, pathlib.Path]] = {}
+    included, excluded, patients = [], [], []
+    for split, roots in folders.items():
+        for root in roots:
+            source = Luna16(root)
+            for uid, header in source.paths.items():
+                for name in (uid, source.patients.get(uid, uid)):
+                    before = owner.setdefault(name, (split, root))
+                    if before[0] != split or (name == uid and before[1] != root):
+                        raise InputError(
+                            f"{root}: series {uid}, or its patient, is also in {before[1]}; "
+                            "remove one"
+                        )
+                lungs = root / "seg-lungs-LUNA16" / header.name
+                _link(header, out / f"subset{SUBSETS[split]}")
+                if lungs.is_file():
+                    _link(lungs, out / lungs.parent.name)
+                for number, xml in enumerate(source.outlines.get(uid, [])):
+                    _link_file(xml, out / "lidc_xml" / f"{uid}.{number}.xml")
+                included += source.annotations.get(uid, [])
+                excluded += source.excluded.get(uid, [])
+                if uid in source.patients:
+                    patients.append((uid, source.patients[uid]))
+    _write(out / "annotations.csv", (*COLUMNS, "diameter_mm"), map(_row, included))
+    _write(out / "annotations_excluded.csv", (*COLUMNS, "diameter_mm"), map(_row, excluded))
+    _write(out / "patients.csv", ("seriesuid", "patient"), patients)
+
+
+def _link(header: pathlib.Path, folder: pathlib.Path) -> None:
+    for path in {header, data_file(header)}:
+        _link_file(path, folder / path.name)
+
+
+def _link_file(path: pathlib.Path, link: pathlib.Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(path, link)
+
+
+def _row(mark: Mark) -> tuple:
+    z, y, x = map(float, mark.centre_mm)
+    return mark.series_uid, x, y, z, mark.diameter_mm
+
+
+def _write(path: pathlib.Path, columns: Sequence[str], rows: Iterable[tuple]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

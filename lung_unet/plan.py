@@ -1,0 +1,75 @@
+"""Propose a configuration for a prepared dataset and the memory of a device, and say why.
+
+    python -m lung_unet.plan --data=PREPARED --memory_gb=N [--devices=N] [--rules=ours|nnunet]
+        [--target=accelerator|cpu] [--out=FILE]
+    python -m lung_unet.main --config=FILE --workdir=DIR
+
+N is what a process may use of one device, in 10⁹ bytes. Our rules compile train steps and read
+XLA's own account of their memory; nnU-Net's are its arithmetic. Without an accelerator here, a step
+is compiled for the CPU with the accelerators' convolutions in bfloat16.
+"""
+
+import dataclasses
+import functools
+import pathlib
+
+from absl import flags
+
+from lung_unet import command
+
+flags.DEFINE_string("data", None, "Prepared dataset.")
+flags.DEFINE_float("memory_gb", None, "Memory of a device, in 10⁹ bytes.", lower_bound=0)
+_DEVICES = flags.DEFINE_integer("devices", 1, "Devices to train on.", lower_bound=1)
+_RULES = flags.DEFINE_enum("rules", "ours", ("ours", "nnunet"), "Whose rules.")
+_TARGET = flags.DEFINE_enum(
+    "target", "accelerator", ("accelerator", "cpu"), "What trains; cpu: this machine's."
+)
+_OUT = flags.DEFINE_string("out", None, "File to write; by default plan.py in the dataset.")
+
+
+def main() -> None:
+    from lung_unet.data.fingerprint import read_fingerprint
+    from lung_unet.data.manifest import Dataset
+    from lung_unet.files import write_text
+
+    folder = pathlib.Path(command.required("data"))
+    memory_gb = float(command.required("memory_gb"))
+    dataset = Dataset(folder, fold=None)
+    fingerprint = read_fingerprint(dataset)
+    command.set_up_jax()
+    import jax
+
+    from lung_unet.planning import nnunet, rules
+    from lung_unet.planning.memory import Analysis
+    from lung_unet.planning.proposal import GB, Proposal, config_text, data_settings
+
+    # Where there is only the CPU, as many of them as may share a patch.
+    jax.config.update("jax_num_cpu_devices", min(_DEVICES.value, max(rules.SPACE)))
+    analysis = Analysis(_TARGET.value)
+
+    @functools.cache
+    def step_bytes(proposal: Proposal) -> int:
+        part = dataclasses.replace(proposal, data=1)
+        taken = analysis.step_bytes(part.config())
+        print(f"  {part}: {taken / GB:.3g} GB a device")
+        return taken
+
+    propose = {"ours": rules.propose, "nnunet": nnunet.propose}[_RULES.value]
+    proposal, reasons = propose(fingerprint, memory_gb, _DEVICES.value, step_bytes)
+    out = pathlib.Path(_OUT.value or folder / "plan.py")
+    reasons.append(f"memory by {analysis.words}")
+    data = data_settings(proposal, dataset)
+    if data["dir"] != str(folder.absolute()):
+        reasons.append(
+            "the dataset's spacing or blocks do not suit that: python -m lung_unet.prepare "
+            f"--config={out} --luna16=SCANS --out={data['dir']}"
+        )
+    title = f"{memory_gb:g} GB a device, devices: {_DEVICES.value}, rules: {_RULES.value}."
+    write_text(out, config_text(proposal, data, f"A plan for {title}", reasons))
+    for reason in reasons:
+        print(f"- {reason}")
+    print(f"python -m lung_unet.main --config={out} --workdir=DIR")
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,117 @@
+"""What a plan proposes, and the configuration file that says so."""
+
+import dataclasses
+import json
+import textwrap
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import unet3d
+from lung_unet.data.manifest import Dataset
+from lung_unet.data.shards import Settings
+
+GB = 1e9
+WIDTH = 96  # characters of a line of the file's docstring
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """A network and what it trains on. Sizes are (z, y, x) in voxels.
+
+    `strides` are those of each step down. Each of the mesh's `data` rows trains on `batch` patches,
+    whose depth its `space` devices share.
+    """
+
+    spacing_mm: float
+    window_hu: tuple[float, float]
+    patch: tuple[int, ...]
+    channels: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+    batch: int
+    data: int = 1
+    space: int = 1
+    variant: str = ""  # of configs/unet3d.py, for all that is not proposed
+
+    def __str__(self) -> str:
+        split = f" over {self.space} devices" if self.space > 1 else ""
+        features = ", ".join(map(str, self.channels))
+        return f"{self.data * self.batch} × ({times(self.patch)}){split}, features {features}"
+
+    def settings(self) -> dict[str, Any]:
+        """Fields of the configuration and their values."""
+        halved = all(step == (2, 2, 2) for step in self.strides)
+        return {
+            "data.spacing_mm": self.spacing_mm,
+            "data.window_hu": self.window_hu,
+            "data.patch": self.patch,
+            "model.channels": self.channels,
+            "model.strides": () if halved else self.strides,
+            "train.batch_size": self.data * self.batch,
+            "mesh.data": self.data,
+            "mesh.space": self.space,
+        }
+
+    def config(self) -> ConfigDict:
+        """The configuration with these settings."""
+        config = unet3d.get_config(self.variant)
+        config.update_from_flattened_dict(self.settings())
+        return config
+
+
+# What a proposal's train step holds on one device; costs nothing when it is asked again.
+StepBytes = Callable[[Proposal], int]
+
+
+def data_settings(proposal: Proposal, dataset: Dataset) -> dict[str, Any]:
+    """Fields of `config.data` that name the proposal's dataset: this one if its spacing is the
+    proposal's and its blocks hold the patch; else one to be prepared beside it, in larger blocks
+    and otherwise as this one."""
+    held = all(p <= b for p, b in zip(proposal.patch, dataset.block, strict=True))
+    if held and proposal.spacing_mm == dataset.spacing_mm:
+        return {"dir": str(dataset.folder.absolute()), "block": dataset.block}
+    made = Settings.from_json(dataset.manifest["settings"])
+    folder = dataset.folder.absolute()
+    return {
+        "dir": str(folder.with_name(f"{folder.name}_planned")),
+        "block": tuple(5 * size // 4 for size in proposal.patch),
+        "margin_mm": made.margin_mm,
+        "nodule_blocks": made.nodule_blocks,
+        "min_readers": made.min_readers,
+        "outlines": made.outlines,
+    }
+
+
+def config_text(proposal: Proposal, data: dict[str, Any], title: str, reasons: list[str]) -> str:
+    """A file like those of configs/, with fields of `config.data` and the proposal's settings."""
+    lines = [title, ""]
+    wrapper = textwrap.TextWrapper(
+        WIDTH, "- ", "  ", break_long_words=False, break_on_hyphens=False
+    )
+    lines += [line for reason in reasons for line in wrapper.wrap(reason)]
+    settings = {f"data.{key}": value for key, value in data.items()} | proposal.settings()
+    body = "\n".join(f"    config.{key} = {_literal(v)}" for key, v in settings.items())
+    docstring = "\n".join(lines)
+    return f'''"""{docstring}
+"""
+
+from ml_collections import ConfigDict
+
+from configs import unet3d
+
+
+def get_config() -> ConfigDict:
+    config = unet3d.get_config({_literal(proposal.variant)})
+{body}
+    return config
+'''
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def times(sizes: Iterable[float]) -> str:
+    """Sizes as 128 × 128 × 96."""
+    return " × ".join(f"{size:g}" for size in sizes)

@@ -1,0 +1,78 @@
+"""Scans for a peer: their own voxels and geometry, the split, the truth that is scored against."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from lung_unet.benchmark.peers.convert import convert, label_of
+from lung_unet.benchmark.peers.exchange import (
+    DATASET,
+    image_path,
+    label_path,
+    read_splits,
+    scored_images,
+)
+from lung_unet.data.images import grid_of, hounsfield, read_image
+from lung_unet.data.scan import Finding, Grid, Scan
+from lung_unet.data.source import open_source
+from lung_unet.errors import InputError
+from lung_unet.evaluation.voxel import truth_mask
+
+
+@pytest.fixture
+def raw(luna16, dataset, config, tmp_path):
+    convert(open_source(luna16), dataset, config.data, tmp_path)
+    return tmp_path
+
+
+def test_images_and_labels_are_those_of_the_source_on_its_own_grid(raw, luna16, dataset):
+    source = open_source(luna16)
+    for split in ("train", "validation", "test"):
+        for entry in dataset.scans(split):
+            uid = entry["series_uid"]
+            scan = source.read_matched(uid)[0]
+            path = image_path(raw, uid, split == "test")
+            image = read_image(path)
+            assert np.array_equal(hounsfield(image, path), scan.hu)
+            found, wanted = grid_of(image), scan.grid
+            np.testing.assert_allclose(found.to_world(found.shape), wanted.to_world(wanted.shape))
+            if split != "test":
+                label = sitk.GetArrayFromImage(read_image(label_path(raw, uid)))
+                assert label.any()
+                assert np.array_equal(label == 1, truth_mask(scan.grid.shape, scan.findings, 2))
+
+
+def test_a_peer_is_told_our_split_and_never_a_test_label(raw, dataset):
+    splits = read_splits(raw)
+    for split, uids in splits.items():
+        assert sorted(uids) == sorted(e["series_uid"] for e in dataset.scans(split))
+    assert scored_images(raw).keys() == {*splits["validation"], *splits["test"]}
+    labels = {path.name for path in (raw / DATASET / "labelsTr").iterdir()}
+    assert labels == {f"{uid}.nii.gz" for uid in (*splits["train"], *splits["validation"])}
+    description = json.loads((raw / DATASET / "dataset.json").read_text())
+    assert description["numTraining"] == len(labels) == len(splits["train"]) + 1
+    assert max(description["labels"], key=description["labels"].get) == "ignore"
+
+
+def test_what_no_metric_counts_is_ignored_and_too_few_readers_are_background():
+    grid = Grid((4, 4, 4), np.ones(3), np.zeros(3))
+    bits = np.zeros((2, 2, 2), np.uint8)
+    bits[0], bits[1] = 0b0111, 0b0001
+    nodule = Finding(np.ones(3), 2.0, 3, True, np.zeros(3, int), bits)
+    faint = dataclasses.replace(nodule, included=False, low=np.array([1, 1, 1]))
+    scan = Scan("1", grid, np.zeros(grid.shape, np.int16), np.zeros(grid.shape, np.uint8),
+                findings=(nodule, faint))  # fmt: skip
+    label = label_of(scan, consensus=2)
+    assert (label[0, :2, :2] == 1).all()
+    assert (label[1, :2, :2] == 0).all()  # a nodule that counts is not ignored
+    assert label[1, 2, 2] == 2 and label[2, 1, 1] == 2 and np.count_nonzero(label == 2) == 7
+
+
+def test_a_scan_that_changed_since_is_refused(luna16, dataset, config, tmp_path):
+    for entry in dataset.manifest["scans"]:
+        entry["made_from"]["input"] = "other"
+    with pytest.raises(InputError, match="is not as it was prepared"):
+        convert(open_source(luna16), dataset, config.data, tmp_path)

@@ -1,0 +1,123 @@
+"""Which runs an ablation is made of, and which are done."""
+
+import json
+import pathlib
+import runpy
+
+import pytest
+from ml_collections import ConfigDict
+
+from lung_unet import ablation, command
+from lung_unet.ablation import BASE, execute, finished, plan
+from lung_unet.errors import InputError
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def config():
+    config = runpy.run_path(str(ROOT / "configs" / "ablation.py"))["get_config"]()
+    config.base = str(ROOT / config.base)
+    return config
+
+
+def small(changes, **overrides):
+    return ConfigDict({
+        "base": f"{ROOT}/configs/unet3d.py:smoke", "seeds": 2, "overrides": overrides,
+        "changes": changes,
+    })  # fmt: skip
+
+
+@pytest.fixture
+def main(monkeypatch):
+    """Stands for lung_unet.main: leaves what a run that is done leaves; the list of its calls."""
+    calls = []
+
+    def run(arguments, log):
+        flags = dict(a.removeprefix("--").split("=", 1) for a in arguments[3:])
+        calls.append(flags)
+        workdir = pathlib.Path(flags["workdir"])
+        (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        by_workdir = {str(r.workdir): r for r in calls_of.runs}
+        made_with = {"config": command.frozen(by_workdir[flags["workdir"]].config)}
+        (workdir / "config.json").write_text(json.dumps(made_with))
+        if not calls_of.dies:
+            (workdir / "metrics.json").write_text("{}")
+
+    class calls_of:
+        runs, dies, seen = (), False, calls
+
+    monkeypatch.setattr(ablation, "run_logged", run)
+    return calls_of
+
+
+def test_every_change_of_the_config_is_one_of_the_recipe(config, tmp_path):
+    runs = plan(config, tmp_path / "data", tmp_path)
+    assert len(runs) == config.seeds * (1 + len(config.changes))
+    base = runs[0]
+    assert base.change == BASE and base.config.data.dir == str(tmp_path / "data")
+    for run in runs[1 : 1 + len(config.changes)]:
+        assert command.frozen(run.config) != command.frozen(base.config), run.change
+        assert run.config.seed == base.seed == 0
+    assert {run.config.seed for run in runs} == set(range(config.seeds))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"x": {"model": {"channel": 3}}}, "x: config has no field model\\.channel"),
+        ({"x": {"train": {"steps": "many"}}}, "x: .*steps"),
+    ],
+)
+def test_what_the_recipe_does_not_have_is_refused_before_anything_runs(changes, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        plan(small(changes), tmp_path, tmp_path)
+    with pytest.raises(InputError, match=r"base: config has no field model\.depth"):
+        plan(small({}, model={"depth": 3}), tmp_path, tmp_path)
+
+
+def test_a_change_of_the_preparation_is_refused(tmp_path):
+    with pytest.raises(InputError, match="x: changes how scans are prepared"):
+        plan(small({"x": {"data": {"spacing_mm": 1.0}}}), tmp_path, tmp_path)
+
+
+def test_a_run_is_done_once_and_again_when_its_configuration_changes(main, tmp_path):
+    changes = {"soft": {"data": {"label": "soft"}, "augment": {"noise": {"sigma": (0.0, 0.2)}}}}
+    runs = main.runs = plan(small(changes, train={"steps": 5}), tmp_path / "data", tmp_path)
+    assert [(r.change, r.seed) for r in runs] == [
+        (BASE, 0), ("soft", 0), (BASE, 1), ("soft", 1)
+    ]  # fmt: skip
+    soft = runs[1]
+    assert not finished(soft)
+    execute(soft, runs[0], "c.py")
+    assert finished(soft) and not finished(runs[3])
+    (flags,) = main.seen
+    assert flags["config"] == "c.py" and flags["config.data.label"] == "soft"
+    assert flags["config.augment.noise.sigma"] == "(0.0, 0.2)" and flags["config.seed"] == "0"
+    assert flags["config.train.steps"] == "5" and flags["config.data.dir"] == f"{tmp_path}/data"
+    longer = plan(small(changes, train={"steps": 6}), tmp_path / "data", tmp_path)
+    assert not finished(longer[1])
+
+
+def test_a_run_that_was_stopped_is_not_done(main, tmp_path):
+    main.runs = plan(small({}), tmp_path, tmp_path)
+    main.dies = True
+    with pytest.raises(InputError, match="run the same command again"):
+        execute(main.runs[0], main.runs[0], "c.py")
+    assert not finished(main.runs[0])
+
+
+def test_what_changes_evaluation_alone_is_scored_on_the_bases_checkpoints(main, tmp_path):
+    changes = {
+        "mirrors": {"evaluation": {"mirror_axes": (0, 1, 2)}},
+        "sgd": {"optimizer": {"name": "sgd"}},
+    }
+    base, mirrors, sgd, *_ = main.runs = plan(small(changes), tmp_path, tmp_path)
+    execute(base, base, "c.py")
+    (base.workdir / "checkpoints" / "weights").write_text("of the base")
+    (base.workdir / "evaluation").mkdir()
+    for run in (mirrors, sgd):
+        execute(run, base, "c.py")
+        assert finished(run) and not (run.workdir / "evaluation").exists()
+    assert (mirrors.workdir / "checkpoints" / "weights").read_text() == "of the base"
+    assert not (sgd.workdir / "checkpoints" / "weights").exists()
