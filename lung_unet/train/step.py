@@ -170,8 +170,9 @@ def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
             weighted = jax.grad(lambda p, part: optax.tree.vdot(slopes, sums(p, part)[0]))
             grads, _ = _summed(lambda part: (weighted(params, part), None), parts)
             wrong = from_parts(wrong, mesh)
-        mined = {"block": batch["block"], "false_positives": wrong}
-        return loss, grads, mined if config.data.mining.every else {}
+        if not config.data.mining.every:
+            return loss, grads, {}
+        return loss, grads, {"block": batch["block"], "false_positives": wrong}
 
     return gradient
 

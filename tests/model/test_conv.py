@@ -143,7 +143,7 @@ conv_cpu.BLOCK = 64  # several steps a scan
 def loss(x, kernels):
     y = conv.conv3d(conv.conv3d(x, kernels[0]), kernels[1], 2)
     y = jnp.concatenate([conv.conv3d_transpose(y, kernels[2]), x], -1)
-    return jnp.square(conv.conv3d(conv.max_pool3d(y), kernels[3])).mean()
+    return jnp.square(conv.conv3d(conv.max_pool3d(y, (2, 2, 2)), kernels[3])).mean()
 
 normal = lambda i, *shape: jax.random.normal(jax.random.key(i), shape)
 x = normal(0, 2, 8, 6, 4, 2)

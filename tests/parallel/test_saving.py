@@ -13,8 +13,8 @@ with distributed.job(60.0):
     mesh = jax.make_mesh((4, 1), ("data", "space"))
     whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
     x = jnp.arange(8.0)
-    make = lambda step: TrainState(step, {"w": x + step}, {"m": x * step})
-    make = jax.jit(make, out_shardings=TrainState(whole, whole, split))  # as with ZeRO-1
+    make = lambda step: TrainState(step, {"w": x + step}, {"m": x * step}, {"w": x - step})
+    make = jax.jit(make, out_shardings=TrainState(whole, whole, split, split))  # as with ZeRO-1
     checkpoints = Checkpoints(pathlib.Path(sys.argv[1]), write=True)
     checkpoints.compile(make(0))
     for step in (1, 2):
