@@ -24,8 +24,10 @@ def main() -> None:
     start = time.perf_counter()
     command.set_up_jax()
     from lung_unet.parallel import distributed
+    from lung_unet.train.preemption import Preemption
 
-    with distributed.job(_CONFIG.value.timeout_s):
+    # Around training's and evaluation's own, as there is work before, between and after these.
+    with distributed.job(_CONFIG.value.timeout_s), Preemption():
         run_job(start)
 
 

@@ -17,7 +17,7 @@ suffix and series add their UID. For each scan, the output folder gets
     NAME_findings.csv          begins with seriesuid,coordX,coordY,coordZ,probability: world mm
                                (LPS), as LUNA16 wants a submission; size, lung, voxel follow
     NAME_findings.json         the same
-    NAME_finding_001.png       each finding in three planes
+    NAME_finding_001.png       each finding in three planes, of the 50 most probable
     NAME_segmentation.dcm      for DICOM, where something was found: a DICOM Segmentation; it copies
                                patient and study of the source, and no other file does
 

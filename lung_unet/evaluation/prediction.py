@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from itertools import zip_longest
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from lung_unet.evaluation.judge import SecondStage
 from lung_unet.evaluation.operating_point import OperatingPoint
 from lung_unet.evaluation.second_stage import Opinion
 
+DRAWN = 50  # findings of a scan, the most probable: a model hardly trained finds thousands
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Detection:
@@ -31,7 +34,7 @@ class Detection:
     probability: float  # the highest in it
     lung: str | None  # "left", "right" or "outside"; None where no lungs were found in the scan
     opinion: Opinion | None = None  # of the second stage, if there is one
-    looked_at: bytes | None = None  # a PNG of what that looked at
+    looked_at: bytes | None = None  # a PNG of what that looked at, of those that are drawn
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,11 +76,10 @@ def predict_scan(
         opinions = second(
             volume, [d.centre_mm for d in detections], [d.probability for d in detections]
         )
+        pictures = [second.picture(volume, d.centre_mm, large=True) for d in detections[:DRAWN]]
         detections = [
-            dataclasses.replace(
-                d, opinion=o, looked_at=second.picture(volume, d.centre_mm, large=True)
-            )
-            for d, o in zip(detections, opinions, strict=True)
+            dataclasses.replace(d, opinion=o, looked_at=picture)
+            for d, o, picture in zip_longest(detections, opinions, pictures)
         ]
     return Prediction(scan, probability, labels, detections)
 

@@ -4,7 +4,7 @@ NAME_mask.nii.gz           uint8, 1 in a nodule, on the scan's own grid
 NAME_probability.nii.gz    nodule probability on that grid: stored in steps of 1/255, read as 0..1
 NAME_findings.csv          a row a finding, most probable first; begins with LUNA16's columns
 NAME_findings.json         the same, with what it was made with
-NAME_finding_001.png       each finding in three planes
+NAME_finding_001.png       each finding in three planes, of the 50 most probable
 NAME_finding_001_why.png   the same planes of a finding: what the second stage looked at
 NAME_segmentation.dcm      for a DICOM series: a DICOM Segmentation, a segment a finding
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from lung_unet.data.images import write_fractions, write_image
 from lung_unet.evaluation.overlay import crop_case, draw
-from lung_unet.evaluation.prediction import Detection, Prediction
+from lung_unet.evaluation.prediction import DRAWN, Detection, Prediction
 from lung_unet.evaluation.second_stage import Opinion
 from lung_unet.files import atomic_path, write_text
 
@@ -99,7 +99,7 @@ def _draw_all(output: pathlib.Path, name: str, prediction: Prediction) -> None:
     lps, axes, flips = scan.grid.to_lps()
     hu, labels = (a.transpose(axes)[flips] for a in (scan.hu, prediction.labels))
     nothing = np.broadcast_to(np.False_, hu.shape)
-    for number, detection in enumerate(prediction.detections, 1):
+    for number, detection in enumerate(prediction.detections[:DRAWN], 1):
         side = detection.lung if detection.lung in (None, "outside") else f"{detection.lung} lung"
         case = crop_case(
             hu, nothing, labels, nothing, lps.spacing_mm, lps.to_voxel(detection.centre_mm),

@@ -10,6 +10,7 @@ from matplotlib.image import imread
 
 from lung_unet.data.images import image_of, read_image
 from lung_unet.data.scan import Grid, Scan
+from lung_unet.evaluation import prediction_files
 from lung_unet.evaluation.overlay import HEIGHT, WIDTH
 from lung_unet.evaluation.prediction import Detection, Prediction
 from lung_unet.evaluation.prediction_files import write_prediction
@@ -86,6 +87,12 @@ def test_each_finding_is_drawn_with_its_outline(prediction, tmp_path):
         magenta = np.minimum(red, blue) - green > 0.2
         assert all(part.sum() > 30 for part in np.array_split(magenta, 3, axis=1))
         assert not (green - np.maximum(red, blue) > 0.2).any()  # no truth is known
+
+
+def test_the_most_probable_alone_are_drawn(prediction, tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction_files, "DRAWN", 1)
+    write_prediction(tmp_path, "x", prediction, {})
+    assert [p.name for p in tmp_path.glob("*.png")] == ["x_finding_001.png"]
 
 
 def test_nothing_of_an_earlier_prediction_stays_and_nothing_of_another_goes(prediction, tmp_path):

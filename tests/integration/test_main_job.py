@@ -144,7 +144,7 @@ def test_a_second_stage_is_trained_and_judges_as_typed(run, trained, luna16, tmp
         f"--output={tmp_path / 'out'}")  # fmt: skip
     header, *rows = (tmp_path / "out" / "1.2.0_findings.csv").read_text().splitlines()
     assert header.endswith("nodule_probability,malignancy,score")
-    assert len(rows) == len(list((tmp_path / "out").glob("*_why.png")))
+    assert len(list((tmp_path / "out").glob("*_why.png"))) == min(len(rows), 50)
     process = run("evaluate", f"--workdir={second}", fails=True)
     assert "a run of classification; give a segmentation run" in process.stderr
 

@@ -83,6 +83,14 @@ def test_afterwards_signals_do_what_they_did_before():
     assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_one_within_another_leaves_that_in_force(left):
+    with Preemption():
+        with Preemption():
+            pass
+        terminate()
+        assert until(lambda: bool(left)) and left == [True]
+
+
 def test_other_signals_are_not_mistaken_for_it(left):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it
     with Preemption():
