@@ -100,21 +100,24 @@ def test_the_froc_command_scores_candidates_csv(run, trained, luna16, tmp_path):
     assert froc["false_positives"] == metrics["froc"]["false_positives"]
 
 
-@pytest.mark.parametrize("suffix", [".mhd", ".nii.gz", ".nrrd"])
-def test_predict_writes_a_mask_on_the_inputs_own_grid(run, trained, luna16, tmp_path, suffix):
+def test_predict_writes_masks_on_the_inputs_own_grids(run, trained, luna16, tmp_path):
     workdir, _ = trained
     image = sitk.ReadImage(str(luna16 / "subset0" / "1.2.0.mhd"))
-    if suffix == ".nrrd":  # turned: x to the right, y to the front
-        image = sitk.DICOMOrient(image, "RAS")
-    source = tmp_path / f"scan{suffix}"
-    write_image(source, sitk.GetArrayFromImage(image), grid_of(image))
-    run("predict", f"--workdir={workdir}", f"--input={source}", f"--output={tmp_path / 'out'}")
-    mask = sitk.ReadImage(str(tmp_path / "out" / "scan_mask.nii.gz"))
-    assert mask.GetSize() == image.GetSize() and mask.GetPixelID() == sitk.sitkUInt8
-    for name in ("GetSpacing", "GetOrigin", "GetDirection"):
-        np.testing.assert_allclose(getattr(mask, name)(), getattr(image, name)(), atol=1e-5)
-    text = (tmp_path / "out" / "scan_findings.csv").read_text()
-    assert text.startswith("seriesuid,coordX,coordY,coordZ,probability,diameter_mm,")
+    turned = sitk.DICOMOrient(image, "RAS")  # x to the right, y to the front
+    images = {"plain.mhd": image, "packed.nii.gz": image, "turned.nrrd": turned}
+    (tmp_path / "in").mkdir()
+    for name, image in images.items():
+        write_image(tmp_path / "in" / name, sitk.GetArrayFromImage(image), grid_of(image))
+    out = tmp_path / "out"
+    run("predict", f"--workdir={workdir}", f"--input={tmp_path / 'in'}", f"--output={out}")
+    for name, image in images.items():
+        name = name.split(".")[0]
+        mask = sitk.ReadImage(str(out / f"{name}_mask.nii.gz"))
+        assert mask.GetSize() == image.GetSize() and mask.GetPixelID() == sitk.sitkUInt8
+        for what in ("GetSpacing", "GetOrigin", "GetDirection"):
+            np.testing.assert_allclose(getattr(mask, what)(), getattr(image, what)(), atol=1e-5)
+        text = (out / f"{name}_findings.csv").read_text()
+        assert text.startswith("seriesuid,coordX,coordY,coordZ,probability,diameter_mm,")
 
 
 def test_a_second_stage_is_trained_and_judges_as_typed(run, trained, luna16, tmp_path):
@@ -122,7 +125,8 @@ def test_a_second_stage_is_trained_and_judges_as_typed(run, trained, luna16, tmp
     second = tmp_path / "second"
     tiny = ("--config=configs/classifier3d.py:smoke", "--config.data.patch=8,8,8",
             "--config.model.channels=2,4", "--config.model.norm=instance",
-            "--config.train.steps=2", "--config.train.batch_size=2")  # fmt: skip
+            "--config.train.steps=2", "--config.train.batch_size=2",
+            "--config.evaluation.attribution_steps=2")  # fmt: skip
     table = tmp_path / "candidates.csv"
     rows = (luna16 / "annotations.csv").read_text().splitlines()[1:]
     at = [row.split(",") for row in rows]
