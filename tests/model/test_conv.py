@@ -164,7 +164,7 @@ for program in (forward.as_text(), step.as_text()):
 
 
 def test_batch_and_depth_stay_sharded():
-    flags = "--xla_force_host_platform_device_count=4"
+    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     run = subprocess.run(

@@ -43,7 +43,8 @@ class Job:
     def __init__(self, arguments, processes=2, coordinator="127.0.0.1", prefixes=()):
         environment = {
             **os.environ,
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}"
+            " --xla_backend_optimization_level=0",
             "LUNG_UNET_COORDINATOR": f"{coordinator}:{free_port()}",
             "LUNG_UNET_PROCESSES": str(processes),
         }
