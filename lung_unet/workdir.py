@@ -24,6 +24,7 @@ from lung_unet.errors import InputError
 from lung_unet.files import write_text
 
 NAME = "config.json"
+FORMAT = 1  # of that file: rises when a setting comes or goes, as a run then means something else
 GIVE = {  # where a run of another task was given
     "segmentation": "a segmentation run; a classifier is given as --classifier, beside one",
     "classification": "a classifier, a run of configs/classifier3d.py",
@@ -49,6 +50,7 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
       InputError: the workdir cannot be written, or was made by another configuration or dataset.
     """
     wanted = {
+        "format": FORMAT,
         "config": frozen(config),
         "data": identity(dataset),
         "dataset": str(dataset.folder.absolute()),
@@ -102,15 +104,19 @@ def load(workdir: pathlib.Path, task: str = "segmentation") -> Run:
     if not path.exists():
         raise InputError(f"{workdir}: has no {NAME}; give the --workdir of a training run")
     run = _load(path)
-    found = run.config.get("task", "segmentation")  # which no run named at first
-    if found != task:
-        raise InputError(f"{workdir}: is a run of {found}; give {GIVE[task]}")
+    if run.config.task != task:
+        raise InputError(f"{workdir}: is a run of {run.config.task}; give {GIVE[task]}")
     return run
 
 
 def _load(path: pathlib.Path) -> Run:
     try:
         found = json.loads(path.read_text())
+        if found.get("format") != FORMAT:
+            raise InputError(
+                f"{path.parent}: was made by another version of lung_unet; use that one, or train "
+                "again in another --workdir"
+            )
         return Run(
             path.parent,
             ConfigDict(found["config"]),

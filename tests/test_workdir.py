@@ -86,7 +86,7 @@ def test_checkpoints_of_nobody_are_refused(tmp_path, config, dataset):
     refused("holds checkpoints but no config.json", claim, tmp_path, config, dataset)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '{"config": 1, "data": 2}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1, "data": 2}'])
 def test_a_broken_config_json(workdir, config, dataset, text):
     (workdir / "config.json").write_text(text)
     refused("config.json: is broken", load, workdir)
@@ -95,11 +95,20 @@ def test_a_broken_config_json(workdir, config, dataset, text):
 
 def test_a_config_json_without_any_of_its_keys(workdir):
     whole = json.loads((workdir / "config.json").read_text())
-    broken = [{k: v for k, v in whole.items() if k != key} for key in whole]
+    broken = [{k: v for k, v in whole.items() if k != key} for key in whole if key != "format"]
     broken += [whole | {key: 3} for key in ("config", "settings", "dataset")]
     for content in broken:
         (workdir / "config.json").write_text(json.dumps(content))
         refused("config.json: is broken", load, workdir)
+
+
+def test_a_run_of_another_version_is_refused(workdir, config, dataset):
+    whole = json.loads((workdir / "config.json").read_text())
+    older = {key: value for key, value in whole.items() if key != "format"}
+    for content in (older, whole | {"format": whole["format"] + 1}):
+        (workdir / "config.json").write_text(json.dumps(content))
+        refused("made by another version of lung_unet; use that one, or train", load, workdir)
+        refused("made by another version of lung_unet", claim, workdir, config, dataset)
 
 
 def test_no_workdir(tmp_path):
