@@ -15,7 +15,7 @@ import grain
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from lung_unet.data.pipeline import Shards
+from lung_unet.data.pipeline import Shards, stream
 from lung_unet.data.records import decode, encode
 from lung_unet.data.scan import IGNORE
 from lung_unet.data.volume import AIR_HU, Volume
@@ -136,10 +136,7 @@ def training_batches(
     ]
     mixed = grain.MapDataset.mix(parts, [nodule_fraction, 1 - nodule_fraction])
     moved = mixed.seed(seed + len(parts)).random_map(Jitter(crop_size(patch)))
-    batches = moved.batch(batch_size // shards, drop_remainder=True)[shard::shards]
-    return batches.to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, prefetch))
-    )
+    return stream(moved, batch_size, threads, prefetch, shard, shards)
 
 
 def validation_batches(

@@ -159,7 +159,14 @@ def training_batches(
     if mixed is None:
         raise InputError(f"{dataset.folder}: the train split has no blocks")
     cropped = mixed.seed(seed + 2).random_map(CropPatch(patch))
-    batches = cropped.batch(batch_size // shards, drop_remainder=True)[shard::shards]
+    return stream(cropped, batch_size, threads, prefetch, shard, shards)
+
+
+def stream(
+    samples: grain.MapDataset, batch_size: int, threads: int, prefetch: int, shard: int, shards: int
+) -> grain.IterDataset:
+    """Batches, read ahead, of samples in their order: of each, part `shard` of `shards`."""
+    batches = samples.batch(batch_size // shards, drop_remainder=True)[shard::shards]
     return batches.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, prefetch))
     )

@@ -1,13 +1,11 @@
 """What the classifier looked at: three planes of a candidate, coloured by each voxel's share."""
 
-import io
-
 import numpy as np
 from matplotlib.colors import to_rgb
-from matplotlib.image import imsave
 from scipy import ndimage
 
-from lung_unet.evaluation.overlay import BACKGROUND, GAP, PANEL, PLANES, WINDOW_HU, plane
+from lung_unet.evaluation.overlay import PANEL, PLANES, WINDOW_HU, plane
+from lung_unet.evaluation.panels import as_png
 
 FOR, AGAINST = "#ff8c1a", "#4aa8ff"  # apart in every common colour blindness
 SMOOTH = 1.0  # voxels: single gradients are noisy
@@ -36,10 +34,4 @@ def draw_attribution(hu: np.ndarray, attribution: np.ndarray, large: bool = Fals
         )
         colour = np.where(part > 0, to_rgb(FOR), to_rgb(AGAINST))
         panels.append(grey * (1 - np.abs(part)) + colour * np.abs(part))
-    height = len(panels[0])
-    gap = np.broadcast_to(to_rgb(BACKGROUND), (height, max(1, round(height * GAP / PANEL)), 3))
-    first, *others = panels
-    picture = np.concatenate([first, *(part for p in others for part in (gap, p))], axis=1)
-    buffer = io.BytesIO()
-    imsave(buffer, np.rint(255 * picture).astype(np.uint8), format="png")
-    return buffer.getvalue()
+    return as_png(panels)

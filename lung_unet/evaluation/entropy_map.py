@@ -1,12 +1,10 @@
 """Where a model is unsure: the planes of a case, coloured by the entropy of the probability."""
 
-import io
-
 import numpy as np
 from matplotlib.colors import to_rgb
-from matplotlib.image import imsave
 
-from lung_unet.evaluation.overlay import BACKGROUND, GAP, PANEL, PLANES, WINDOW_HU, Case, plane
+from lung_unet.evaluation.overlay import PLANES, WINDOW_HU, Case, plane
+from lung_unet.evaluation.panels import as_png
 from lung_unet.evaluation.uncertainty import entropy
 
 UNSURE = "#ffb000"  # amber: neither the green nor the magenta of the outlines
@@ -29,10 +27,4 @@ def draw_entropy(case: Case, probability: np.ndarray) -> bytes:
         panel = grey * (1 - unsure) + amber * unsure
         rows, columns = (np.arange(side) * n // side for n in panel.shape[:2])
         panels.append(panel[rows[:, None], columns])
-    height = len(panels[0])
-    gap = np.broadcast_to(to_rgb(BACKGROUND), (height, max(1, round(height * GAP / PANEL)), 3))
-    first, *others = panels
-    picture = np.concatenate([first, *(part for p in others for part in (gap, p))], axis=1)
-    buffer = io.BytesIO()
-    imsave(buffer, np.rint(255 * picture).astype(np.uint8), format="png")
-    return buffer.getvalue()
+    return as_png(panels)

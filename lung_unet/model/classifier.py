@@ -12,9 +12,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from lung_unet.errors import InputError
-from lung_unet.model.conv import max_pool3d
-from lung_unet.model.layers import ACTIVATIONS, NORMS, ConvBlock
-from lung_unet.model.unet import compute_dtype
+from lung_unet.model.conv import max_pool3d, mean_pool3d
+from lung_unet.model.encoders import conv_stage
+from lung_unet.model.unet import check_choices, compute_dtype
 
 MIDDLE_RATING = 3.0  # of 1 to 5
 RATINGS_A_UNIT = 2.0  # the network's malignancy is -1 … 1
@@ -32,17 +32,15 @@ class Classifier(nnx.Module):
         block = {"norm": model.norm, "activation": model.activation, "dtype": dtype, "rngs": rngs}
 
         def branch() -> nnx.List:
-            return nnx.List(
-                nnx.List(ConvBlock(x, y, **block) for x, y in pairwise((a, *[b] * model.convs)))
-                for a, b in pairwise((1, *channels))
-            )
+            steps = pairwise((1, *channels))
+            return nnx.List(conv_stage(a, b, model.convs, **block) for a, b in steps)
 
         self.near, self.far = branch(), branch()
         self.hidden = nnx.Linear(4 * channels[-1], channels[-1], rngs=rngs)
         self.head = nnx.Linear(channels[-1], 2, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        views = (self.near, _middle(x)), (self.far, _halved(x))
+        views = (self.near, _middle(x)), (self.far, mean_pool3d(x, (2, 2, 2)))
         features = [f for branch, view in views for f in _features(branch, view)]
         hidden = jax.nn.relu(self.hidden(jnp.concatenate(features, -1)))
         return self.head(hidden)
@@ -65,12 +63,6 @@ def _middle(x: jax.Array) -> jax.Array:
     return x[(slice(None), *(slice(n // 4, n - n // 4) for n in x.shape[1:4]))]
 
 
-def _halved(x: jax.Array) -> jax.Array:
-    """Means over 2 × 2 × 2 voxels of (batch, D, H, W, C)."""
-    b, d, h, w, c = x.shape
-    return x.reshape(b, d // 2, 2, h // 2, 2, w // 2, 2, c).mean((2, 4, 6))
-
-
 def build(config: ConfigDict, rngs: nnx.Rngs) -> Classifier:
     """The classifier that `config.model` describes, with fresh parameters.
 
@@ -78,15 +70,7 @@ def build(config: ConfigDict, rngs: nnx.Rngs) -> Classifier:
       InputError: a choice that does not exist, or a patch that the levels do not divide.
     """
     model, patch = config.model, tuple(config.data.patch)
-    for field, known in (("norm", NORMS), ("activation", tuple(ACTIVATIONS))):
-        if model[field] not in known:
-            raise InputError(
-                f"config.model.{field} = {model[field]!r}: choose one of {', '.join(known)}"
-            )
-    if not model.channels or min(model.channels) < 1 or model.convs < 1:
-        raise InputError("config.model: channels and convs must be at least 1")
-    if model.norm == "group" and any(c % min(8, c) for c in model.channels):
-        raise InputError("config.model.channels: group norm needs multiples of 8")
+    check_choices(model)
     multiple = 2 ** len(model.channels)
     if len(patch) != 3 or any(n % multiple for n in patch):
         raise InputError(

@@ -93,18 +93,7 @@ def build(config: ConfigDict, rngs: nnx.Rngs) -> UNet:
       InputError: a choice that does not exist, or a patch that the strides do not divide.
     """
     model = config.model
-    for field, known in (
-        ("encoder", tuple(ENCODERS)), ("norm", NORMS), ("activation", tuple(ACTIVATIONS)),
-        ("down", DOWN), ("up", UP),
-    ):  # fmt: skip
-        if model[field] not in known:
-            raise InputError(
-                f"config.model.{field} = {model[field]!r}: choose one of {', '.join(known)}"
-            )
-    if not model.channels or min(model.channels) < 1 or model.convs < 1:
-        raise InputError("config.model: channels and convs must be at least 1")
-    if model.norm == "group" and any(c % min(8, c) for c in model.channels):
-        raise InputError("config.model.channels: group norm needs multiples of 8")
+    check_choices(model, encoder=tuple(ENCODERS), down=DOWN, up=UP)
     if not 0 <= model.stochastic_depth < 1 or (
         model.stochastic_depth and model.encoder != "residual"
     ):
@@ -119,6 +108,23 @@ def build(config: ConfigDict, rngs: nnx.Rngs) -> UNet:
             f"{multiples}"
         )
     return UNet(model, compute_dtype(model.dtype), rngs)
+
+
+def check_choices(model: ConfigDict, **choices: tuple[str, ...]) -> None:
+    """Refuses what no network can be: `choices` by field, beside those of its blocks.
+
+    Raises:
+      InputError: a choice that does not exist, or sizes that cannot be.
+    """
+    for field, known in ({"norm": NORMS, "activation": tuple(ACTIVATIONS)} | choices).items():
+        if model[field] not in known:
+            raise InputError(
+                f"config.model.{field} = {model[field]!r}: choose one of {', '.join(known)}"
+            )
+    if not model.channels or min(model.channels) < 1 or model.convs < 1:
+        raise InputError("config.model: channels and convs must be at least 1")
+    if model.norm == "group" and any(c % min(8, c) for c in model.channels):
+        raise InputError("config.model.channels: group norm needs multiples of 8")
 
 
 def compute_dtype(name: str) -> jnp.dtype:
