@@ -10,12 +10,22 @@ ROOT = pathlib.Path(__file__).parent.parent
 CACHE = ROOT / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Compiling takes most of the tests' time, half of that without LLVM's optimisation. Commands that
-# tests start have it, as a user's.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+# Compiling takes most of the tests' time, an eighth of that without LLVM's optimisation and XLA's
+# fusion emitters.
+USERS_FLAGS = os.environ.get("XLA_FLAGS", "")
+
+
+def xla_flags(devices: int, level: int = 0) -> str:
+    return (
+        f"{USERS_FLAGS} --xla_force_host_platform_device_count={devices} "
+        f"--xla_backend_optimization_level={level} --xla_cpu_use_fusion_emitters=false"
+    )
+
+
+os.environ["XLA_FLAGS"] = xla_flags(8)
+# XLA's threads, as many as cores otherwise: on two cores devices that wait for one another in a
+# collective can hold them all, and wait for ever.
+os.environ["NPROC"] = "16"
 sys.path.insert(0, str(ROOT))
 
 import importlib.util  # noqa: E402
@@ -54,6 +64,20 @@ def same_locale():
     locale.setlocale(locale.LC_ALL, LOCALE)
 
 
+@pytest.fixture(scope="session")
+def environment() -> Callable[..., dict[str, str]]:
+    """environment(devices, level of LLVM's optimisation) → that of a process of the tests.
+
+    Level 1 is for what runs more than it compiles, None compiles as a user's command does.
+    """
+
+    def environment(devices: int, level: int | None = 0) -> dict[str, str]:
+        xla = USERS_FLAGS if level is None else xla_flags(devices, level)
+        return os.environ | {"XLA_FLAGS": xla}
+
+    return environment
+
+
 def smoke_config(name: str) -> ConfigDict:
     spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -65,17 +89,29 @@ def shrunk_config() -> ConfigDict:
     config = smoke_config("unet3d")
     config.data.update(spacing_mm=4.0, margin_mm=8.0, block=(20, 20, 20), patch=(16, 16, 16))
     config.data.nodule_blocks = 2
-    config.model.channels = (4, 8)
+    config.model.update(channels=(4, 8), convs=1)
+    for name, change in config.augment.items():
+        change.probability = 0.5 if name in ("flip", "noise") else 0.0
     config.train.update(steps=4, log_every=1, eval_every=2, checkpoint_every=2)
     config.train.validation_patches = 4
-    config.optimizer.warmup_steps = 0
+    config.optimizer.update(warmup_steps=0, schedule="constant")
     return config
 
 
 @pytest.fixture
 def config() -> ConfigDict:
-    """The smoke configuration, shrunk to what compiles and runs in moments."""
+    """The smoke configuration, shrunk to what compiles and runs in moments.
+
+    It flips and adds noise only, and where training stops does not change its learning rate.
+    """
     return shrunk_config()
+
+
+@pytest.fixture
+def augmented(config) -> ConfigDict:
+    """The same with all that the smoke configuration augments with."""
+    config.augment = smoke_config("unet3d").augment
+    return config
 
 
 @pytest.fixture(scope="session", name="shrunk_config")

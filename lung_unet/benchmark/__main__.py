@@ -9,7 +9,7 @@ beside them, and the CPU time of the process, which other work on the machine di
 
     step       the whole train step on synthetic patches: time, rate, memory, shares of the stages
     conv       each convolution of the network, conv3d against other formulations
-    augment    the augmentation, and each transform alone
+    augment    the augmentation, and each of its transforms alone
     input      the pipeline on config.data.dir, or on the phantom; MLPerf Storage's utilisation
     inference  the sliding window over a synthetic scan of 192³ voxels
     prepare    one synthetic scan of 512 × 512 × 200 voxels, one worker

@@ -54,7 +54,7 @@ def measure_augmentation(config: ConfigDict, mesh: Mesh, batch: Batch, repeats: 
 
 
 def measure_augment(config: ConfigDict, repeats: int) -> dict:
-    """The augmentation as configured, and each transform alone, of every sample."""
+    """The augmentation as configured, and each of its transforms alone, of every sample."""
     mesh = make_mesh(config)
     batch = put_batch(synthetic.batch(config), mesh)
     step = measure(runner(config, mesh, compile_step(config, mesh, batch, True)[0], batch), repeats)
@@ -63,7 +63,8 @@ def measure_augment(config: ConfigDict, repeats: int) -> dict:
         name.removesuffix(".probability"): measure_augmentation(
             _drawing(config, name), mesh, batch, repeats
         )
-        for name in _switches(config.augment)
+        for name, probability in _switches(config.augment).items()
+        if probability
     }
     none = measure_augmentation(without_augmentation(config), mesh, batch, repeats)
     return {

@@ -1,7 +1,6 @@
 """How well scores tell two kinds apart, and predicted ratings the readers'."""
 
 import numpy as np
-from scipy import stats
 
 MIDDLE = 3  # of LIDC's five ratings of malignancy: indeterminate
 
@@ -12,12 +11,11 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
 
     Both (n,); positive is bool.
     """
-    own = int(positive.sum())
-    other = len(positive) - own
-    if not own or not other:
+    ours, others = scores[positive], np.sort(scores[~positive])
+    if not len(ours) or not len(others):
         return None
-    ranks = stats.rankdata(scores)[positive].sum()
-    return float((ranks - own * (own + 1) / 2) / (own * other))
+    below, not_above = (np.searchsorted(others, ours, side) for side in ("left", "right"))
+    return float((below + not_above).mean() / (2 * len(others)))
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float | None:

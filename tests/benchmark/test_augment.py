@@ -8,7 +8,8 @@ from lung_unet.benchmark.augment import without_augmentation
 from lung_unet.train.augment import augment, window
 
 
-def test_without_augmentation_a_batch_is_only_windowed(config):
+def test_without_augmentation_a_batch_is_only_windowed(augmented):
+    config = augmented
     batch = synthetic.batch(config)
     keys = jax.random.split(jax.random.key(0), len(batch["hu"]))
     images, labels = augment(batch["hu"], batch["labels"], keys, without_augmentation(config))

@@ -43,7 +43,6 @@ def test_kind_devices_and_bytes_are_read_from_the_program(config, function, out,
 
 def test_work_of_a_device_does_not_grow(config, monkeypatch):
     monkeypatch.setattr(scaling, "DEVICES", 2)
-    config.model.update(convs=1, channels=(4, 8))
     config.data.patch = (16, 16, 16)
     config.train.batch_size = 2
     rows = scaling.measure_scaling(without_augmentation(config))

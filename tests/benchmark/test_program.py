@@ -16,7 +16,7 @@ TOLERANCE = 1.05
 
 
 def compiled(config, data, space):
-    config.model.update(convs=1, channels=(8, 16), down="max_pool")
+    config.model.channels = (8, 16)
     config.train.batch_size = 4
     config.mesh.update(data=data, space=space)
     config = without_augmentation(config)

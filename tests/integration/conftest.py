@@ -1,11 +1,12 @@
-"""Commands as a user types them."""
+"""Commands as a user types them, compiled as in all tests or, where asked, as a user's."""
 
-import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
+
+from configs.unet3d import get_config
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 TINY = (
@@ -16,18 +17,26 @@ TINY = (
     "--config.train.checkpoint_every=2", "--config.train.validation_patches=4",
     "--config.optimizer.schedule=constant", "--config.evaluation.overlap=0.25",
 )  # fmt: skip
+QUICK = (
+    "--config.model.convs=1", "--config.evaluation.min_diameter_mm=15",  # few regions to draw
+    *(f"--config.augment.{name}.probability=0" for name in get_config().augment if name != "flip"),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def run():
-    """run(module, *arguments) → the finished process, which must exit 0 and show no traceback."""
+def run(environment):
+    """run(module, *arguments) → the finished process, which must exit 0 and show no traceback.
 
-    def run(module: str, *arguments, fails: bool = False) -> subprocess.CompletedProcess:
-        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    `level` is that of `environment`.
+    """
+
+    def run(
+        module: str, *arguments, fails: bool = False, level: int | None = 0
+    ) -> subprocess.CompletedProcess:
         process = subprocess.run(
             [sys.executable, "-m", f"lung_unet.{module}", *map(str, arguments)],
             cwd=ROOT,
-            env=environment,
+            env=environment(1, level),
             capture_output=True,
             encoding="utf-8",
             timeout=600,
@@ -42,4 +51,10 @@ def run():
 @pytest.fixture(scope="session")
 def tiny() -> tuple[str, ...]:
     """Flags that shrink the main job to seconds."""
+    return TINY + QUICK
+
+
+@pytest.fixture(scope="session")
+def shrunk() -> tuple[str, ...]:
+    """Flags that shrink what the main job does, and leave out nothing of it."""
     return TINY

@@ -20,6 +20,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 KILLS = int(os.environ.get("LUNG_UNET_KILLS", 3))
 WHERE = ("saving", "start-up", "steps", "evaluation")
 STEPS_BETWEEN = 5  # at most, from a start to a kill
+LEVEL = 1  # one compilation, many runs
 STEPS = KILLS * STEPS_BETWEEN + 8
 
 
@@ -36,16 +37,22 @@ def flags(tiny, prepared) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def undisturbed(run, flags, tmp_path_factory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("undisturbed")
-    run("main", *flags, f"--workdir={workdir}")
+    run("main", *flags, f"--workdir={workdir}", level=LEVEL)
     return workdir
 
 
-def start(flags, workdir, *more) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "lung_unet.main", *flags, f"--workdir={workdir}", *more],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
-        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
-    )  # fmt: skip
+@pytest.fixture
+def start(flags, environment, tmp_path):
+    """start(more flags) → the main job in tmp_path, a process under way."""
+
+    def start(*more: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "lung_unet.main", *flags, f"--workdir={tmp_path}", *more],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+            env=environment(1, LEVEL),
+        )  # fmt: skip
+
+    return start
 
 
 def last_step(workdir) -> int:
@@ -100,7 +107,7 @@ def assert_equal(workdir, undisturbed) -> None:
     assert (workdir / "metrics.json").read_text() == (undisturbed / "metrics.json").read_text()
 
 
-def test_killed_again_and_again_equals_undisturbed(run, flags, undisturbed, tmp_path):
+def test_killed_again_and_again_equals_undisturbed(run, flags, start, undisturbed, tmp_path):
     rng = random.Random(0)
     moments = [WHERE[i % len(WHERE)] for i in range(KILLS)]
     rng.shuffle(moments)
@@ -108,7 +115,7 @@ def test_killed_again_and_again_equals_undisturbed(run, flags, undisturbed, tmp_
     killed = []
     for where in moments:
         before = last_step(tmp_path)
-        process = start(flags, tmp_path, f"--config.data.threads={rng.randint(1, 4)}")
+        process = start(f"--config.data.threads={rng.randint(1, 4)}")
         step = before + rng.randint(1, STEPS_BETWEEN - 2)
         await_moment(process, where, tmp_path, step, rng)
         process.send_signal(signal.SIGKILL)
@@ -116,26 +123,26 @@ def test_killed_again_and_again_equals_undisturbed(run, flags, undisturbed, tmp_
         killed.append((where, before, last_step(tmp_path), process.returncode))
     print(*killed, sep="\n")
     assert all(code == -signal.SIGKILL for *_, code in killed)
-    run("main", *flags, f"--workdir={tmp_path}")
+    run("main", *flags, f"--workdir={tmp_path}", level=LEVEL)
     assert_equal(tmp_path, undisturbed)
     goodput = json.loads((tmp_path / "goodput.json").read_text())
     assert goodput["starts"] >= 2 and goodput["seconds"]["lost"] > 0
     assert sum(goodput["shares"].values()) == pytest.approx(1)
 
 
-def test_sigterm_saves_and_exits_0_and_the_run_goes_on(run, flags, undisturbed, tmp_path):
-    process = start(flags, tmp_path)
+def test_sigterm_saves_and_exits_0_and_the_run_goes_on(run, flags, start, undisturbed, tmp_path):
+    process = start()
     wait_for(process, lambda: last_step(tmp_path) >= 3)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "preempted at step" in output
     saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
     assert f"preempted at step {saved};" in output and saved == last_step(tmp_path)
-    process = start(flags, tmp_path)
+    process = start()
     await_evaluation(process)
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "preempted" in output and "done in" not in output
-    run("main", *flags, f"--workdir={tmp_path}")
+    run("main", *flags, f"--workdir={tmp_path}", level=LEVEL)
     assert_equal(tmp_path, undisturbed)

@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -35,10 +36,11 @@ def test_votes_equal_the_readers_outlines_exactly(luna_like):
         assert scan.hu.dtype == np.int16 and scan.hu.shape == truth.shape
 
 
-def test_the_whole_way_on_real_anatomy(run, tiny, luna_like, real_data, tmp_path):
+def test_the_whole_way_on_real_anatomy(run, shrunk, luna_like, real_data, tmp_path):
     prepared, workdir, out = (tmp_path / n for n in ("prepared", "run", "out"))
-    run("prepare", f"--luna16={luna_like}", f"--out={prepared}", *tiny)
-    run("main", *tiny, f"--config.data.dir={prepared}", f"--workdir={workdir}")
+    run = partial(run, level=None)
+    run("prepare", f"--luna16={luna_like}", f"--out={prepared}", *shrunk)
+    run("main", *shrunk, f"--config.data.dir={prepared}", f"--workdir={workdir}")
     run("evaluate", f"--workdir={workdir}")
     assert json.loads((workdir / "metrics.json").read_text())["scans"] == 1
     run("predict", f"--workdir={workdir}", f"--input={real_data / 'chest_ct_dicom'}",

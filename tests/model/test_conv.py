@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from functools import partial
 
 import jax
@@ -10,6 +7,8 @@ import pytest
 from hypothesis import example, given, seed, settings
 from hypothesis import strategies as st
 from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from lung_unet.model import conv, conv_cpu
 from lung_unet.model.conv import conv3d, conv3d_transpose, max_pool3d
@@ -133,41 +132,24 @@ def test_pooling_takes_maxima_and_shares_out_the_whole_gradient(window):
     assert not jnp.any(dx * (x < spread))
 
 
-SHARDED = """
-import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from lung_unet.model import conv, conv_cpu
+def test_batch_and_depth_stay_sharded(monkeypatch):
+    monkeypatch.setattr(conv_cpu, "BLOCK", 64)  # several steps a scan
 
-conv_cpu.BLOCK = 64  # several steps a scan
+    def loss(x, kernels):
+        y = conv3d(conv3d(x, kernels[0]), kernels[1], 2)
+        y = jnp.concatenate([conv3d_transpose(y, kernels[2]), x], -1)
+        return jnp.square(conv3d(max_pool3d(y, (2, 2, 2)), kernels[3])).mean()
 
-def loss(x, kernels):
-    y = conv.conv3d(conv.conv3d(x, kernels[0]), kernels[1], 2)
-    y = jnp.concatenate([conv.conv3d_transpose(y, kernels[2]), x], -1)
-    return jnp.square(conv.conv3d(conv.max_pool3d(y, (2, 2, 2)), kernels[3])).mean()
-
-normal = lambda i, *shape: jax.random.normal(jax.random.key(i), shape)
-x = normal(0, 2, 8, 6, 4, 2)
-kernels = [normal(i, *s) for i, s in enumerate(
-    [(3, 3, 3, 2, 4), (3, 3, 3, 4, 4), (2, 2, 2, 4, 2), (1, 1, 1, 4, 1)])]
-expected = jax.jit(jax.value_and_grad(loss, (0, 1)))(x, kernels)
-mesh = jax.make_mesh((2, 2), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
-x = jax.device_put(x, NamedSharding(mesh, P("data", "space")))
-kernels = jax.device_put(kernels, NamedSharding(mesh, P()))
-step = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(x, kernels).compile()
-for a, b in zip(jax.tree.leaves(step(x, kernels)), jax.tree.leaves(expected)):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
-forward = jax.jit(loss).lower(x, kernels).compile()
-for program in (forward.as_text(), step.as_text()):
-    assert "collective-permute" in program
-    assert "all-gather" not in program and "all-to-all" not in program
-"""
-
-
-def test_batch_and_depth_stay_sharded():
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    run = subprocess.run(
-        [sys.executable, "-c", SHARDED], env=env, capture_output=True, encoding="utf-8"
-    )
-    assert run.returncode == 0, run.stderr
+    shapes = [(3, 3, 3, 2, 4), (3, 3, 3, 4, 4), (2, 2, 2, 4, 2), (1, 1, 1, 4, 1)]
+    kernels = [normal(i, shape) for i, shape in enumerate(shapes)]
+    x = normal(0, (2, 8, 6, 4, 2))
+    expected = jax.jit(jax.value_and_grad(loss, (0, 1)))(x, kernels)
+    mesh = jax.make_mesh((2, 2), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+    x = jax.device_put(x, NamedSharding(mesh, P("data", "space")))
+    kernels = jax.device_put(kernels, NamedSharding(mesh, P()))
+    step = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(x, kernels).compile()
+    for a, b in zip(jax.tree.leaves(step(x, kernels)), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
+    for program in (jax.jit(loss).lower(x, kernels).compile().as_text(), step.as_text()):
+        assert "collective-permute" in program
+        assert "all-gather" not in program and "all-to-all" not in program

@@ -1,13 +1,13 @@
 """Jobs of several processes on this machine."""
 
 import json
-import os
 import pathlib
 import socket
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -40,11 +40,8 @@ def free_port() -> int:
 class Job:
     """The processes that run a command of Python, `prefixes` before each; for a `with`."""
 
-    def __init__(self, arguments, processes=2, coordinator="127.0.0.1", prefixes=()):
-        environment = {
-            **os.environ,
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}"
-            " --xla_backend_optimization_level=0",
+    def __init__(self, environment, arguments, processes=2, coordinator="127.0.0.1", prefixes=()):
+        environment = environment(DEVICES // processes) | {
             "LUNG_UNET_COORDINATOR": f"{coordinator}:{free_port()}",
             "LUNG_UNET_PROCESSES": str(processes),
         }
@@ -93,9 +90,9 @@ class Job:
 
 
 @pytest.fixture(scope="session")
-def job():
+def job(environment):
     """job(arguments of Python, …) → a Job."""
-    return Job
+    return partial(Job, environment)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from lung_unet.planning.memory import Analysis
 @pytest.fixture
 def plain(config):
     """A configuration whose step compiles fast."""
-    config.model.update(convs=1, channels=(4, 8))
     config.train.batch_size = 2
     return without_augmentation(config)
 

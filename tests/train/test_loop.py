@@ -33,26 +33,11 @@ def validations(workdir):
     return [(r["step"], r["validation/dice"]) for r in rows if "validation/dice" in r]
 
 
-def quick(config):
-    """With little to compile, and a schedule that does not depend on where training stops."""
-    config.optimizer.schedule = "constant"
-    config.model.convs = 1
-    for name, change in config.augment.items():
-        change.probability = 0.5 if name in ("flip", "noise") else 0.0
-    return config
-
-
-@pytest.fixture
-def config(shrunk_config):
-    return quick(shrunk_config())
-
-
 @pytest.fixture(scope="module")
 def whole(shrunk_config, prepared, tmp_path_factory):
     """The folder of an undisturbed run of four steps."""
-    config = quick(shrunk_config())
     workdir = tmp_path_factory.mktemp("whole")
-    assert loop.train(config, Dataset(prepared), workdir)
+    assert loop.train(shrunk_config(), Dataset(prepared), workdir)
     return workdir
 
 

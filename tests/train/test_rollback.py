@@ -60,7 +60,6 @@ def poison(config, dataset, monkeypatch):
 
 def test_rolled_back_equals_a_run_that_never_had_the_batch(config, dataset, tmp_path, poison):
     config.train.on_nan = "rollback"
-    config.optimizer.schedule = "constant"
     poisoned, without = tmp_path / "poisoned", tmp_path / "without"
     without.mkdir()
     (without / "skipped.json").write_text("[3]")
@@ -73,7 +72,6 @@ def test_rolled_back_equals_a_run_that_never_had_the_batch(config, dataset, tmp_
 
 def test_a_run_that_goes_wrong_again_and_again_stops(config, dataset, tmp_path):
     config.train.update(steps=6, on_nan="rollback", max_rollbacks=2)
-    config.optimizer.schedule = "constant"
     config.optimizer.learning_rate = float("inf")
     with pytest.raises(InputError, match="after 2 rollbacks; no checkpoint was saved"):
         loop.train(config, dataset, tmp_path)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lung_unet.benchmark.augment import without_augmentation
 from lung_unet.data.scan import IGNORE
 from lung_unet.train import spatial
 
@@ -14,15 +15,11 @@ SIZE = 24
 
 @pytest.fixture
 def c(config):
-    for change in config.augment.values():
-        change.probability = 0.0
-    return config.augment
+    return without_augmentation(config).augment
 
 
 def warp(c, both):
-    """`spatial.warp`, compiled without much ado."""
-    options = {"xla_backend_optimization_level": 0}
-    return jax.jit(lambda key: spatial.warp(key, c, both), compiler_options=options)(KEY)
+    return jax.jit(lambda key: spatial.warp(key, c, both))(KEY)
 
 
 def blob():

@@ -37,11 +37,8 @@ def batch():
 
 @pytest.fixture
 def unchanged(config):
-    """A smaller network without augmentation: a third of what there is to compile."""
-    config.model.convs = 1
-    for change in config.augment.values():
-        change.probability = 0.0
-    return config
+    """Without augmentation."""
+    return without_augmentation(config)
 
 
 def build(config):
@@ -91,9 +88,9 @@ def first_step(config, batch):
     return compiled, compiled(state, put)
 
 
-def assert_same_step(one, many):
-    """Loss and gradient norm to 1e-5, the gradient (in the optimizer's moments) to 1e-5 of its
-    largest value."""
+def assert_same_step(one, many, of_largest=3e-5):
+    """Loss and gradient norm to 1e-5, the gradient (in the optimizer's moments) to `of_largest` of
+    its largest value."""
     (state, metrics), (other, other_metrics) = jax.device_get((one, many))
     for name in ("loss", "grad_norm"):
         np.testing.assert_allclose(metrics[name], other_metrics[name], rtol=1e-5)
@@ -101,22 +98,22 @@ def assert_same_step(one, many):
     for a, b in zip(
         jax.tree.leaves(state.opt_state), jax.tree.leaves(other.opt_state), strict=True
     ):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * largest)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=of_largest * largest)
 
 
 @pytest.mark.parametrize(
-    "meshes, model, augmented",
+    "meshes, model, augment, of_largest",
     [
-        (((8, 1), (4, 2), (1, 8)), {}, False),
-        (((2, 4),), {}, True),
-        (((2, 2),), DEEP, False),
-        (((2, 2),), RESIDUAL, False),
+        (((8, 1), (4, 2), (1, 8)), {}, "unchanged", 3e-5),
+        (((2, 4),), {}, "augmented", 3e-4),  # its powers are rounded otherwise in other programs
+        (((2, 2),), DEEP, "unchanged", 3e-5),
+        (((2, 2),), RESIDUAL, "unchanged", 3e-5),
     ],
 )
 def test_any_mesh_gives_the_same_step_without_gathering_activations(
-    request, batch, meshes, model, augmented
+    request, batch, meshes, model, augment, of_largest
 ):
-    config = request.getfixturevalue("config" if augmented else "unchanged")
+    config = request.getfixturevalue(augment)
     config.train.batch_size = 8
     config.model.update(model)
     batch = {name: np.concatenate([array, array[::-1]]) for name, array in batch.items()}
@@ -127,7 +124,7 @@ def test_any_mesh_gives_the_same_step_without_gathering_activations(
         text = compiled.as_text()
         assert text.count("all-gather") == 0
         assert space == 1 or "collective-permute" in text
-        assert_same_step(one, many)
+        assert_same_step(one, many, of_largest)
 
 
 def test_a_sharded_optimizer_takes_less_memory_and_gives_the_same_step(unchanged, batch):
@@ -173,8 +170,8 @@ def test_a_batch_seen_in_parts_gives_the_step_of_the_whole(unchanged, batch, los
     np.testing.assert_allclose(wrong, in_parts["false_positives"], rtol=1e-5)
 
 
-def test_false_positives_are_the_probability_outside_the_truth_of_each_patch(config, batch):
-    config = without_augmentation(config)
+def test_false_positives_are_the_probability_outside_the_truth_of_each_patch(unchanged, batch):
+    config = unchanged
     config.data.mining.every = 1
     mesh, apply, state, step = build(config)
     images = window(batch["hu"], config.data.window_hu)[..., None]
