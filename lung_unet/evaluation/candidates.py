@@ -9,6 +9,8 @@ from lung_unet.data.volume import Volume, onto_source
 from lung_unet.evaluation.froc import MAX_MARKS
 
 NEAR_MM = 10.0  # a nodule at the pleura may lie beside what counts as lung
+VERSION = 2  # raised where the same probabilities give other candidates
+EPSILON = 2.0**-24  # from 1 to the float32 below it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -17,7 +19,8 @@ class Candidate:
 
     centre_mm: np.ndarray  # (3,) world, weighted by probability
     diameter_mm: float  # of the sphere of equal volume
-    probability: float  # the highest in it
+    probability: float  # that of its voxels' mean logit
+    peak: float  # the highest probability in it
     box: tuple[slice, ...]
     mask: np.ndarray
 
@@ -45,10 +48,23 @@ def find_candidates(
         middle = np.average(np.argwhere(mask), 0, values) + [s.start for s in box]
         candidates.append(
             Candidate(
-                grid.to_world(middle), float(diameters[label]), float(values.max()), box, mask
+                grid.to_world(middle),
+                float(diameters[label]),
+                _mean_by_logit(values),
+                float(values.max()),
+                box,
+                mask,
             )
         )
     return sorted(candidates, key=lambda c: -c.probability)
+
+
+def _mean_by_logit(probability: np.ndarray) -> float:
+    """The probability of the mean logit; between the lowest and the highest, so beyond a threshold
+    that all are beyond."""
+    p = np.clip(probability.astype(np.float64), EPSILON, 1 - EPSILON)
+    mean = 1 / (1 + np.exp(-np.mean(np.log(p) - np.log1p(-p))))
+    return float(np.clip(mean, probability.min(), probability.max()))
 
 
 def marks_of(sure: list[Candidate], faint: list[Candidate], threshold: float) -> list[Candidate]:
@@ -57,7 +73,7 @@ def marks_of(sure: list[Candidate], faint: list[Candidate], threshold: float) ->
 
     Left out are those that cannot be among a scan's MAX_MARKS.
     """
-    marks = [*sure, *(c for c in faint if np.float32(c.probability) <= threshold)]
+    marks = [*sure, *(c for c in faint if np.float32(c.peak) <= threshold)]
     scores = sorted((c.probability for c in marks), reverse=True)
     lowest = scores[MAX_MARKS] if len(scores) > MAX_MARKS else 0.0
     return [c for c in marks if c.probability >= lowest]  # ties with the first one over it decide

@@ -24,7 +24,7 @@ from lung_unet.data.records import ScanRecord
 from lung_unet.data.scan import Finding
 from lung_unet.data.tables import Listed, read_candidates
 from lung_unet.errors import InputError
-from lung_unet.evaluation.candidates import find_candidates, marks_of
+from lung_unet.evaluation.candidates import VERSION, find_candidates, marks_of
 from lung_unet.evaluation.ensemble import Predict
 from lung_unet.evaluation.froc import finding_rows, within
 from lung_unet.evaluation.operating_point import operating_point
@@ -70,7 +70,7 @@ class Collector:
         self._folder = workdir / FOLDER
         self.settings = {
             "candidates": frozen(c), "patch": list(config.data.patch),
-            "data": runs.identity(dataset), "fold": config.data.fold,
+            "data": runs.identity(dataset), "fold": config.data.fold, "version": VERSION,
         }  # fmt: skip
         self._finders: list[Finder] = []
         if c.workdir:

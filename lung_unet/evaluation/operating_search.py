@@ -25,8 +25,8 @@ def examine(predictor: Predict, config: ConfigDict, record: ScanRecord, values: 
     """What the search needs of one scan, JSON-able.
 
     voxels (thresholds, 3) of `overlap`; regions: at each level that may be one of the two
-    thresholds, every region's z, y, x, probability and diameter; nodules and excluded findings as
-    FROC takes them.
+    thresholds, every region's z, y, x, probability, diameter and peak; nodules and excluded
+    findings as FROC takes them.
     """
     volume = record.volume
     probability = predictor(volume.hu, volume.lungs)
@@ -40,7 +40,9 @@ def examine(predictor: Predict, config: ConfigDict, record: ScanRecord, values: 
     return {
         "voxels": overlap(own, record, agreement(config.data), values["threshold"]),
         "regions": {
-            str(level): [[*c.centre_mm.tolist(), c.probability, c.diameter_mm] for c in candidates]
+            str(level): [
+                [*c.centre_mm.tolist(), c.probability, c.diameter_mm, c.peak] for c in candidates
+            ]
             for level, candidates in found.items()
         },
         "nodules": nodules,
@@ -95,7 +97,7 @@ def _marks(
     regions: dict[str, list], threshold: float, faint: float, min_diameter_mm: float
 ) -> np.ndarray:
     """One scan's marks (n, 4) at a setting, as `marks_of` gives them."""
-    sure, more = (np.reshape(regions[str(level)], (-1, 5)) for level in (threshold, faint))
-    more = more[more[:, 3].astype(np.float32) <= threshold]
+    sure, more = (np.reshape(regions[str(level)], (-1, 6)) for level in (threshold, faint))
+    more = more[more[:, 5].astype(np.float32) <= threshold]
     rows = np.concatenate([sure, more])
     return rows[rows[:, 4] >= min_diameter_mm, :4]

@@ -14,6 +14,7 @@ from lung_unet.data.manifest import Dataset
 from lung_unet.data.pipeline import scan_records
 from lung_unet.data.records import ScanRecord
 from lung_unet.errors import InputError
+from lung_unet.evaluation.candidates import VERSION
 from lung_unet.files import remove_leftovers, write_text
 from lung_unet.workdir import Run, identity, recipe
 
@@ -27,6 +28,7 @@ def made_with(config: ConfigDict, dataset: Dataset, members: Sequence[dict]) -> 
         "fold": dataset.fold,
         "readers": agreement(config.data),
         "members": list(members),
+        "candidates": VERSION,
     }
 
 

@@ -61,6 +61,21 @@ def test_the_centre_leans_to_where_the_model_is_surer():
     assert found.centre_mm[2] > GRID.to_world([20, 20, 20])[2]
 
 
+def test_a_region_is_as_probable_as_the_mean_of_its_logits_and_never_below_the_threshold():
+    core, rim = ball((20, 20, 20), 3), ball((20, 20, 20), 6)
+    probability = np.maximum(1.0 * core, 0.7 * rim).astype(np.float32)
+    (found,) = find_candidates(probability, VOLUME, 0.5, 0.0)
+    odds = [0.7 / 0.3] * int((rim & ~core).sum()) + [2.0**24] * int(core.sum())
+    mean = np.exp(np.mean(np.log(odds)))
+    assert found.probability == pytest.approx(mean / (1 + mean), abs=1e-6) and found.peak == 1
+    (surer,) = find_candidates(0.999 * rim.astype(np.float32), VOLUME, 0.5, 0.0)
+    assert surer.probability > found.probability and surer.peak < found.peak
+    for level in (0.1, 0.3, 0.7, 0.9):  # just above it everywhere, as float32 has it
+        just = np.nextafter(np.float32(level), np.float32(1)) * rim
+        (found,) = find_candidates(just.astype(np.float32), VOLUME, level, 0.0)
+        assert np.float32(found.probability) > np.float32(level)
+
+
 def test_marks_add_fainter_regions_and_no_region_twice():
     bright, faint = ball((10, 10, 10), 4), ball((30, 30, 30), 4)
     halo = ball((10, 10, 10), 7)

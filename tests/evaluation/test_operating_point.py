@@ -75,7 +75,7 @@ def test_marks_of_the_search_are_those_of_the_scan(blurred, config, record):
     levels = [find_candidates(probability, record.volume, t, 6.0) for t in (0.3, 0.1)]
     marks = marks_of(*levels, 0.3)
     sure, faint = (scan["regions"][level] for level in ("0.3", "0.1"))
-    rows = [*sure, *(r for r in faint if r[3] <= 0.3)]
+    rows = [*sure, *(r for r in faint if r[5] <= 0.3)]
     assert [m.probability for m in marks] == [r[3] for r in rows] and len(marks) > 0
 
 
@@ -86,9 +86,13 @@ def test_faint_regions_that_are_nodules_lower_the_candidate_threshold():
         "excluded": [],
         "voxels": [[4, 1, 5]],
         "regions": {
-            "0.5": [[0.0, 0.0, 0.0, 0.9, 8.0]],
-            "0.1": [[0.0, 0.0, 0.0, 0.9, 9.0]],
-            "0.05": [[50.0, 0.0, 0.0, 0.07, 4.5], [*far, 0.09, 3.5], [*far, 0.08, 3.5]],
+            "0.5": [[0.0, 0.0, 0.0, 0.8, 8.0, 0.9]],
+            "0.1": [[0.0, 0.0, 0.0, 0.4, 9.0, 0.9]],
+            "0.05": [
+                [50.0, 0.0, 0.0, 0.07, 4.5, 0.07],
+                [*far, 0.09, 3.5, 0.09],
+                [*far, 0.08, 3.5, 0.08],
+            ],
         },
     }
     values = {"threshold": (0.5,), "candidate_threshold": (0.05, 0.1),
@@ -100,7 +104,7 @@ def test_faint_regions_that_are_nodules_lower_the_candidate_threshold():
 
 def test_equal_scores_and_no_nodules_take_the_default():
     levels = [str(t) for values in GRID.values() for t in values]
-    mark, nodule = [0.0, 0.0, 0.0, 0.95, 9.0], [0.0, 0.0, 0.0, 8.0]
+    mark, nodule = [0.0, 0.0, 0.0, 0.93, 9.0, 0.95], [0.0, 0.0, 0.0, 8.0]
     scan = {"nodules": [nodule], "excluded": [], "voxels": [[3, 1, 1]] * 9,
             "regions": {level: [mark] for level in levels}}  # fmt: skip
     chosen, scores = best([scan], GRID)

@@ -92,7 +92,8 @@ def test_positions_sizes_and_probability_are_those_of_the_scans_voxels(direction
         own = prediction.labels == number
         middle = scan.grid.to_world(np.argwhere(own).mean(0))
         assert np.linalg.norm(middle - d.centre_mm) < 2.0
-        assert prediction.probability[own].max() / 255 <= d.probability + 0.01
+        values = prediction.probability[own] / 255
+        assert values.min() - 0.01 <= d.probability <= values.max() + 0.05
     spheres = sum(np.pi / 6 * d.diameter_mm**3 for d in prediction.detections)
     assert counts.sum() == pytest.approx(spheres, rel=0.05)  # nothing shrinks
     inside = prediction.labels > 0

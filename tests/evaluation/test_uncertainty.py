@@ -15,7 +15,7 @@ SHAPE = (12, 11, 10)
 def cuboid(low, high) -> Candidate:
     box = tuple(map(slice, low, high))
     mask = np.ones(np.subtract(high, low), bool)
-    return Candidate(np.zeros(3), 1.0, 1.0, box, mask)
+    return Candidate(np.zeros(3), 1.0, 1.0, 1.0, box, mask)
 
 
 def volume(region, inside, outside):
