@@ -64,6 +64,12 @@ def same_locale():
     locale.setlocale(locale.LC_ALL, LOCALE)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts commands comes first: at the end, one worker would be left with it."""
+    first = ("tests/integration/", "tests/parallel/", "tests/train/")
+    items.sort(key=lambda item: not item.nodeid.startswith(first))
+
+
 @pytest.fixture(scope="session")
 def environment() -> Callable[..., dict[str, str]]:
     """environment(devices, level of LLVM's optimisation) → that of a process of the tests.
