@@ -65,7 +65,7 @@ def same_locale():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts commands comes first: at the end, one worker would be left with it."""
+    """What takes longest comes first: at the end, one worker would be left with it."""
     first = ("tests/integration/", "tests/parallel/", "tests/train/")
     items.sort(key=lambda item: not item.nodeid.startswith(first))
 
@@ -118,6 +118,21 @@ def augmented(config) -> ConfigDict:
     """The same with all that the smoke configuration augments with."""
     config.augment = smoke_config("unet3d").augment
     return config
+
+
+@pytest.fixture
+def quiet(config) -> ConfigDict:
+    """The same without any change of a batch."""
+    from lung_unet.benchmark.augment import without_augmentation
+
+    return without_augmentation(config)
+
+
+@pytest.fixture(scope="session")
+def flips_alone() -> tuple[str, ...]:
+    """Flags of a command that leave of all augmentation the flips."""
+    names = smoke_config("unet3d").augment
+    return tuple(f"--config.augment.{name}.probability=0" for name in names if name != "flip")
 
 
 @pytest.fixture(scope="session", name="shrunk_config")

@@ -4,6 +4,7 @@ import dataclasses
 
 import cc3d
 import numpy as np
+from scipy.special import expit, logit
 
 from lung_unet.data.volume import Volume, onto_source
 from lung_unet.evaluation.froc import MAX_MARKS
@@ -63,8 +64,7 @@ def _mean_by_logit(probability: np.ndarray) -> float:
     """The probability of the mean logit; between the lowest and the highest, so beyond a threshold
     that all are beyond."""
     p = np.clip(probability.astype(np.float64), EPSILON, 1 - EPSILON)
-    mean = 1 / (1 + np.exp(-np.mean(np.log(p) - np.log1p(-p))))
-    return float(np.clip(mean, probability.min(), probability.max()))
+    return float(np.clip(expit(logit(p).mean()), probability.min(), probability.max()))
 
 
 def marks_of(sure: list[Candidate], faint: list[Candidate], threshold: float) -> list[Candidate]:

@@ -7,14 +7,11 @@ import sys
 
 import pytest
 
-from configs.unet3d import get_config
-
 ROOT = pathlib.Path(__file__).parent.parent.parent
 TINY = (
     "--config=configs/unet3d.py:smoke", "--config.data.patch=(8,8,8)",
     "--config.model.channels=(4,)", "--config.model.convs=1", "--config.train.batch_size=2",
     "--repeats=1",
-    *(f"--config.augment.{name}.probability=0" for name in get_config().augment if name != "flip"),
 )  # fmt: skip
 # rich comes with flax, which imports it; nothing of ours may.
 ALONE = """
@@ -45,10 +42,10 @@ def run(environment):
     return run
 
 
-def test_step_conv_and_augment_need_jax_and_its_kin_alone(run, tmp_path):
+def test_step_conv_and_augment_need_jax_and_its_kin_alone(run, flips_alone, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(ALONE)
     out = tmp_path / "numbers.json"
-    done = run(*TINY, "--what=step,conv,augment", f"--json={out}", path=tmp_path)
+    done = run(*TINY, *flips_alone, "--what=step,conv,augment", f"--json={out}", path=tmp_path)
     assert done.returncode == 0, done.stderr
     numbers = json.loads(out.read_text())
     assert set(numbers) == {"about", "step", "conv", "augment"}

@@ -6,8 +6,6 @@ import sys
 
 import pytest
 
-from configs.unet3d import get_config
-
 ROOT = pathlib.Path(__file__).parent.parent.parent
 TINY = (
     "--config=configs/unet3d.py:smoke", "--config.data.patch=16,16,16",
@@ -17,10 +15,7 @@ TINY = (
     "--config.train.checkpoint_every=2", "--config.train.validation_patches=4",
     "--config.optimizer.schedule=constant", "--config.evaluation.overlap=0.25",
 )  # fmt: skip
-QUICK = (
-    "--config.model.convs=1", "--config.evaluation.min_diameter_mm=15",  # few regions to draw
-    *(f"--config.augment.{name}.probability=0" for name in get_config().augment if name != "flip"),
-)  # fmt: skip
+QUICK = ("--config.model.convs=1", "--config.evaluation.min_diameter_mm=15")  # few regions to draw
 
 
 @pytest.fixture(scope="session")
@@ -49,9 +44,9 @@ def run(environment):
 
 
 @pytest.fixture(scope="session")
-def tiny() -> tuple[str, ...]:
+def tiny(flips_alone) -> tuple[str, ...]:
     """Flags that shrink the main job to seconds."""
-    return TINY + QUICK
+    return TINY + QUICK + flips_alone
 
 
 @pytest.fixture(scope="session")

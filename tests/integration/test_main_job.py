@@ -104,7 +104,7 @@ def test_predict_writes_masks_on_the_inputs_own_grids(run, trained, luna16, tmp_
     workdir, _ = trained
     image = sitk.ReadImage(str(luna16 / "subset0" / "1.2.0.mhd"))
     turned = sitk.DICOMOrient(image, "RAS")  # x to the right, y to the front
-    images = {"packed.nii.gz": image, "turned.nrrd": turned}
+    images = {"plain.mhd": image, "packed.nii.gz": image, "turned.nrrd": turned}
     (tmp_path / "in").mkdir()
     for name, image in images.items():
         write_image(tmp_path / "in" / name, sitk.GetArrayFromImage(image), grid_of(image))
@@ -120,14 +120,14 @@ def test_predict_writes_masks_on_the_inputs_own_grids(run, trained, luna16, tmp_
         assert text.startswith("seriesuid,coordX,coordY,coordZ,probability,diameter_mm,")
 
 
-def test_a_second_stage_is_trained_and_judges_as_typed(run, tiny, trained, luna16, tmp_path):
+def test_a_second_stage_is_trained_and_judges_as_typed(run, flips_alone, trained, luna16, tmp_path):
     workdir = shutil.copytree(trained[0], tmp_path / "seg")
     second = tmp_path / "second"
     flags = ("--config=configs/classifier3d.py:smoke", "--config.data.patch=8,8,8",
              "--config.model.channels=2,4", "--config.model.norm=instance",
              "--config.train.steps=2", "--config.train.batch_size=2",
              "--config.evaluation.attribution_steps=2",
-             *(flag for flag in tiny if flag.startswith("--config.augment.")))  # fmt: skip
+             *flips_alone)  # fmt: skip
     table = tmp_path / "candidates.csv"
     rows = (luna16 / "annotations.csv").read_text().splitlines()[1:]
     at = [row.split(",") for row in rows]
@@ -156,6 +156,8 @@ def test_a_second_stage_is_trained_and_judges_as_typed(run, tiny, trained, luna1
 
 BAD = {
     "no such folder": (["--config.data.dir=/nowhere"], "/nowhere"),
+    "unknown key": (["--config.train.epochs=3"], "epochs"),
+    "wrong type": (["--config.train.steps=many"], "steps"),
     "other model": (["--config.model.channels=4,16"], "config.model.channels"),
     "patch too large": (["--config.data.patch=64,64,64"], "config.data.patch"),
     "fold": (["--config.data.fold=7"], "config.data.fold"),

@@ -20,8 +20,8 @@ def main(config, prepared, tmp_path):
         "evaluation.overlap": 0.5, "evaluation.mirror_axes": "0,1,2",  # so that it takes seconds
         "timeout_s": 30.0,
     }  # fmt: skip
-    for name in config.augment:
-        flags[f"augment.{name}.probability"] = 0.5 if name in ("flip", "noise") else 0.0
+    for name, change in config.augment.items():
+        flags[f"augment.{name}.probability"] = change.probability
 
     def main(**more) -> list[str]:
         both = flags | {name.replace("__", "."): value for name, value in more.items()}
@@ -48,6 +48,11 @@ def test_a_job_stops_goes_on_and_names_who_died(main, tmp_path, job, numbers, on
         processes.processes[1].send_signal(signal.SIGTERM)
         assert [processes.end(number) for number in range(2)] == [(0, "")] * 2
     assert not (tmp_path / "metrics.json").exists()
+    scored = {p: p.stat().st_mtime_ns for p in (tmp_path / "evaluation").glob("*/*.json")}
+    with job(main(train__steps=2)) as processes:
+        assert [processes.end(number)[0] for number in range(2)] == [0, 0]
+    assert json.loads((tmp_path / "metrics.json").read_text())["step"] <= 2
+    assert all(p.stat().st_mtime_ns == before for p, before in scored.items())
 
     # The latest checkpoint is broken: all go back to the one before. A disk that is full for a
     # while costs nothing. Then process 0 is killed.
@@ -72,8 +77,10 @@ def test_a_job_stops_goes_on_and_names_who_died(main, tmp_path, job, numbers, on
     assert {k: v for k, v in numbers(tmp_path).items() if k in before} == pytest.approx(before)
 
     kept = saved()
-    quick = {"evaluation__overlap": 0.0, "evaluation__mirror_axes": "0"}
-    with job(main(train__steps=kept + 2, **quick)) as processes:
-        assert [processes.end(number)[0] for number in range(2)] == [0, 0]
+    with job(main(train__steps=100_000)) as processes:
+        processes.until(lambda: saved() > kept)
         assert f"resuming from step {kept} " in processes.output(0)
-    assert json.loads((tmp_path / "metrics.json").read_text())["step"] <= kept + 2
+        processes.processes[1].send_signal(signal.SIGKILL)
+        code, errors = processes.end(0)
+    assert code == 1
+    one_line(errors, "process 1 on ")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from configs.unet3d import get_config
-from lung_unet.benchmark.augment import without_augmentation
 from lung_unet.data.scan import IGNORE
 from lung_unet.parallel.mesh import BATCH, make_mesh
 from lung_unet.train.augment import augment, window
@@ -16,12 +15,6 @@ from lung_unet.train.intensity import INTENSITY
 
 SPATIAL = ("rotate", "scale", "elastic")
 TURNS = ("flip", "rotate90")
-
-
-@pytest.fixture
-def quiet(config):
-    """No change at all."""
-    return without_augmentation(config)
 
 
 def run(hu, labels, keys, config):

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lung_unet.benchmark.augment import without_augmentation
 from lung_unet.data.scan import IGNORE
 from lung_unet.train import spatial
 
@@ -14,8 +13,8 @@ SIZE = 24
 
 
 @pytest.fixture
-def c(config):
-    return without_augmentation(config).augment
+def c(quiet):
+    return quiet.augment
 
 
 def warp(c, both):

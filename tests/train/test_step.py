@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from lung_unet.benchmark.augment import without_augmentation
 from lung_unet.benchmark.collectives import collectives
 from lung_unet.data.scan import IGNORE
 from lung_unet.parallel.mesh import make_mesh, put_batch
@@ -35,12 +34,6 @@ def batch():
     return {"hu": hu.astype(np.int16), "labels": labels, "block": block}
 
 
-@pytest.fixture
-def unchanged(config):
-    """Without augmentation."""
-    return without_augmentation(config)
-
-
 def build(config):
     mesh = make_mesh(config)
     apply, init = make_apply(config)
@@ -49,8 +42,8 @@ def build(config):
     return mesh, apply, state, make_train_step(config, apply, optimizer, mesh)
 
 
-def test_loss_falls_and_validation_dice_rises(unchanged, batch):
-    config = unchanged
+def test_loss_falls_and_validation_dice_rises(quiet, batch):
+    config = quiet
     config.augment.flip.probability = 0.5
     config.train.steps = 60
     config.optimizer.learning_rate = 0.05
@@ -80,17 +73,21 @@ RESIDUAL = {
 }
 
 
+# Without them, as tests are compiled, programs differ by more than what is asserted.
+EMITTERS = {"xla_cpu_use_fusion_emitters": True}
+
+
 def first_step(config, batch):
     """(compiled step, what it gives) of the first step."""
     mesh, _, state, step = build(config)
     put = put_batch(batch, mesh)
-    compiled = step.lower(state, put).compile()
+    compiled = step.lower(state, put).compile(EMITTERS)
     return compiled, compiled(state, put)
 
 
-def assert_same_step(one, many, of_largest=3e-5):
-    """Loss and gradient norm to 1e-5, the gradient (in the optimizer's moments) to `of_largest` of
-    its largest value."""
+def assert_same_step(one, many):
+    """Loss and gradient norm to 1e-5, the gradient (in the optimizer's moments) to 1e-5 of its
+    largest value."""
     (state, metrics), (other, other_metrics) = jax.device_get((one, many))
     for name in ("loss", "grad_norm"):
         np.testing.assert_allclose(metrics[name], other_metrics[name], rtol=1e-5)
@@ -98,20 +95,20 @@ def assert_same_step(one, many, of_largest=3e-5):
     for a, b in zip(
         jax.tree.leaves(state.opt_state), jax.tree.leaves(other.opt_state), strict=True
     ):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=of_largest * largest)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * largest)
 
 
 @pytest.mark.parametrize(
-    "meshes, model, augment, of_largest",
+    "meshes, model, augment",
     [
-        (((8, 1), (4, 2), (1, 8)), {}, "unchanged", 3e-5),
-        (((2, 4),), {}, "augmented", 3e-4),  # its powers are rounded otherwise in other programs
-        (((2, 2),), DEEP, "unchanged", 3e-5),
-        (((2, 2),), RESIDUAL, "unchanged", 3e-5),
+        (((8, 1), (4, 2), (1, 8)), {}, "quiet"),
+        (((2, 4),), {}, "augmented"),
+        (((2, 2),), DEEP, "quiet"),
+        (((2, 2),), RESIDUAL, "quiet"),
     ],
 )
 def test_any_mesh_gives_the_same_step_without_gathering_activations(
-    request, batch, meshes, model, augment, of_largest
+    request, batch, meshes, model, augment
 ):
     config = request.getfixturevalue(augment)
     config.train.batch_size = 8
@@ -124,11 +121,11 @@ def test_any_mesh_gives_the_same_step_without_gathering_activations(
         text = compiled.as_text()
         assert text.count("all-gather") == 0
         assert space == 1 or "collective-permute" in text
-        assert_same_step(one, many, of_largest)
+        assert_same_step(one, many)
 
 
-def test_a_sharded_optimizer_takes_less_memory_and_gives_the_same_step(unchanged, batch):
-    config = unchanged
+def test_a_sharded_optimizer_takes_less_memory_and_gives_the_same_step(quiet, batch):
+    config = quiet
     config.mesh.update(data=4)
     config.train.batch_size = 4
     whole, one = first_step(config, batch)
@@ -147,8 +144,8 @@ def test_a_sharded_optimizer_takes_less_memory_and_gives_the_same_step(unchanged
     "loss, mesh, model",
     [("dice_ce", (2, 2), RESIDUAL), ("tversky", (1, 1), DEEP), ("focal", (1, 1), {})],
 )
-def test_a_batch_seen_in_parts_gives_the_step_of_the_whole(unchanged, batch, loss, mesh, model):
-    config = unchanged
+def test_a_batch_seen_in_parts_gives_the_step_of_the_whole(quiet, batch, loss, mesh, model):
+    config = quiet
     config.train.batch_size = 4
     config.mesh.update(data=mesh[0], space=mesh[1])
     config.model.update(model)
@@ -170,8 +167,8 @@ def test_a_batch_seen_in_parts_gives_the_step_of_the_whole(unchanged, batch, los
     np.testing.assert_allclose(wrong, in_parts["false_positives"], rtol=1e-5)
 
 
-def test_false_positives_are_the_probability_outside_the_truth_of_each_patch(unchanged, batch):
-    config = unchanged
+def test_false_positives_are_the_probability_outside_the_truth_of_each_patch(quiet, batch):
+    config = quiet
     config.data.mining.every = 1
     mesh, apply, state, step = build(config)
     images = window(batch["hu"], config.data.window_hu)[..., None]
@@ -211,8 +208,8 @@ def test_without_an_average_there_is_no_second_copy_of_the_weights(config):
     assert size(kept) - size(none) == size(none.params)
 
 
-def test_deep_supervision_trains_every_head_and_validates_the_finest(unchanged, batch):
-    config = unchanged
+def test_deep_supervision_trains_every_head_and_validates_the_finest(quiet, batch):
+    config = quiet
     config.model.update(channels=(2, 4, 4, 4), convs=1, deep_supervision=True)
     config.optimizer.weight_decay = 0.0
     mesh, apply, state, step = build(config)
