@@ -1,5 +1,10 @@
-"""Scans in nnU-Net's raw layout: their own grid and HU, our split, the truth that we score with."""
+"""Scans in nnU-Net's raw layout: own voxels near the lungs, our split, the truth we score with.
 
+A peer is given the lungs' surroundings, as the dataset is cropped to them, since nothing else is
+scored: what it learns from and predicts is then what we learn from and predict.
+"""
+
+import dataclasses
 import json
 import pathlib
 
@@ -20,6 +25,7 @@ from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import SPLITS, Dataset
 from lung_unet.data.scan import Scan
 from lung_unet.data.source import Source
+from lung_unet.data.volume import Volume, crop_to_lungs
 from lung_unet.errors import InputError
 from lung_unet.evaluation.voxel import truth_mask
 from lung_unet.files import write_text
@@ -50,9 +56,11 @@ def convert(source: Source, dataset: Dataset, data: ConfigDict, raw: pathlib.Pat
     for split, entry in track(entries, "convert"):
         uid = entry["series_uid"]
         scan = read_scan(source, dataset, entry)
-        write_image(image_path(raw, uid, split == "test"), scan.hu, scan.grid)
+        near = near_lungs(scan, dataset)
+        write_image(image_path(raw, uid, split == "test"), near.hu, near.grid)
         if split != "test":
-            write_image(label_path(raw, uid), label_of(scan, agreement(data)), scan.grid)
+            label = dataclasses.replace(scan, hu=label_of(scan, agreement(data)))
+            write_image(label_path(raw, uid), near_lungs(label, dataset).hu, near.grid)
     train, validation = (
         [e["series_uid"] for e in dataset.scans(split)] for split in ("train", "validation")
     )
@@ -81,3 +89,8 @@ def read_scan(source: Source, dataset: Dataset, entry: dict) -> Scan:
             "prepare it again"
         )
     return source.read_matched(uid)[0]
+
+
+def near_lungs(scan: Scan, dataset: Dataset) -> Volume:
+    """The scan's own voxels, turned to LPS, as far around its lungs as the dataset holds."""
+    return crop_to_lungs(scan, dataset.manifest["settings"]["margin_mm"])

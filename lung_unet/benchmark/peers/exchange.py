@@ -3,7 +3,7 @@
 RAW/Dataset001_Nodules/     dataset.json   splits_final.json: one fold, train and val
     imagesTr/<uid>_0000.nii.gz   labelsTr/<uid>.nii.gz     scans to train and to validate on
     imagesTs/<uid>_0000.nii.gz                             scans to test on
-OUT/probability/<uid>.npz   of a system: nodule probability on the scan's own grid
+OUT/probability/<uid>.npz   of a system: nodule probability, on the image's grid
 OUT/system.json             what it is, and the seconds that it took
 
 Imports nothing but NumPy of what a peer's environment may lack.
@@ -62,7 +62,7 @@ def write_probability(out: pathlib.Path, series_uid: str, probability: np.ndarra
 
 
 def read_probability(out: pathlib.Path, series_uid: str, shape: tuple[int, ...]) -> np.ndarray:
-    """What `write_probability` wrote of a scan of that shape.
+    """What `write_probability` wrote of an image of that shape.
 
     Raises:
       InputError: it is not there, or of another shape, or no probability.
@@ -74,8 +74,8 @@ def read_probability(out: pathlib.Path, series_uid: str, shape: tuple[int, ...])
         raise InputError(f"{path}: cannot be read ({error}); predict this scan again") from error
     if probability.shape != shape:
         raise InputError(
-            f"{path}: has {probability.shape} voxels (z, y, x), but its scan {shape}; "
-            "write it on the scan's own grid"
+            f"{path}: has {probability.shape} voxels (z, y, x), but its image {shape}; "
+            "write it on the image's grid"
         )
     if not (probability.min() >= 0 and probability.max() <= 1):
         raise InputError(f"{path}: holds values that are no probability; write 0 to 1")

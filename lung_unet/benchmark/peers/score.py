@@ -7,43 +7,38 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from lung_unet.benchmark.peers.convert import read_scan
+from lung_unet.benchmark.peers.convert import near_lungs, read_scan
 from lung_unet.benchmark.peers.exchange import read_probability, read_system
 from lung_unet.data.manifest import SPLITS, Dataset
 from lung_unet.data.records import ScanRecord
 from lung_unet.data.source import Source
-from lung_unet.data.volume import crop_to_lungs
 from lung_unet.evaluation.split import evaluate_split
 
 
 class StoredPredictor:
-    """A predictor that reads what was predicted, on the scans' own grids.
+    """A predictor that reads what was predicted, on the scans' own voxels near the lungs.
 
-    Nothing is resampled: a peer is scored on the grid that its probabilities lie on, near the lungs
-    as the dataset is cropped to them.
+    Nothing is resampled: a peer is scored on the grid that its probabilities lie on.
     """
 
     def __init__(self, out: pathlib.Path, source: Source, dataset: Dataset):
         self._out, self._source, self._dataset = out, source, dataset
-        self._margin_mm = dataset.manifest["settings"]["margin_mm"]
         self._entries = {e["series_uid"]: e for split in SPLITS for e in dataset.scans(split)}
         self._hu = self._probability = np.empty(0)
 
     def view(self, record: ScanRecord) -> ScanRecord:
         """The record with the scan's own voxels as its volume; the next call is about it."""
-        scan = read_scan(self._source, self._dataset, self._entries[record.series_uid])
-        volume = crop_to_lungs(scan, self._margin_mm)
-        probability = read_probability(self._out, record.series_uid, scan.grid.shape)
+        uid = record.series_uid
+        scan = read_scan(self._source, self._dataset, self._entries[uid])
+        volume = near_lungs(scan, self._dataset)
         self._hu = volume.hu
-        self._probability = crop_to_lungs(
-            dataclasses.replace(scan, hu=probability), self._margin_mm
-        ).hu
+        self._probability = read_probability(self._out, uid, volume.grid.shape)
         return dataclasses.replace(record, volume=volume)
 
     def __call__(self, hu: np.ndarray, lungs: np.ndarray) -> np.ndarray:
         if hu is not self._hu:
             raise ValueError("the volume is not of the record that was last viewed")
-        return np.ascontiguousarray(self._probability)
+        return self._probability
 
 
 def score(out: pathlib.Path, source: Source, dataset: Dataset, config: ConfigDict) -> dict:

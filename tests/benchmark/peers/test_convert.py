@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from lung_unet.benchmark.peers.convert import convert, label_of
+from lung_unet.benchmark.peers.convert import convert, label_of, near_lungs
 from lung_unet.benchmark.peers.exchange import (
     DATASET,
     image_path,
@@ -28,21 +28,24 @@ def raw(luna16, dataset, config, tmp_path):
     return tmp_path
 
 
-def test_images_and_labels_are_those_of_the_source_on_its_own_grid(raw, luna16, dataset):
+def test_images_and_labels_are_the_source_s_own_voxels_near_the_lungs(raw, luna16, dataset):
     source = open_source(luna16)
     for split in ("train", "validation", "test"):
         for entry in dataset.scans(split):
             uid = entry["series_uid"]
             scan = source.read_matched(uid)[0]
             path = image_path(raw, uid, split == "test")
-            image = read_image(path)
-            assert np.array_equal(hounsfield(image, path), scan.hu)
-            found, wanted = grid_of(image), scan.grid
-            np.testing.assert_allclose(found.to_world(found.shape), wanted.to_world(wanted.shape))
+            image, near = read_image(path), near_lungs(scan, dataset)
+            assert np.array_equal(hounsfield(image, path), near.hu)
+            found, wanted = grid_of(image), near.grid
+            for corner in (np.zeros(3), wanted.shape):
+                np.testing.assert_allclose(found.to_world(corner), wanted.to_world(corner))
             if split != "test":
                 label = sitk.GetArrayFromImage(read_image(label_path(raw, uid)))
                 assert label.any()
-                assert np.array_equal(label == 1, truth_mask(scan.grid.shape, scan.findings, 2))
+                truth = truth_mask(scan.grid.shape, scan.findings, 2)
+                truth = near_lungs(dataclasses.replace(scan, hu=truth), dataset).hu
+                assert np.array_equal(label == 1, truth)
 
 
 def test_a_peer_is_told_our_split_and_never_a_test_label(raw, dataset):

@@ -1,8 +1,11 @@
 """A peer's probabilities on the scans' own grids, scored as our own are."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from lung_unet.benchmark.peers.convert import near_lungs
 from lung_unet.benchmark.peers.exchange import (
     read_probability,
     write_probability,
@@ -27,6 +30,7 @@ def peer(luna16, dataset, tmp_path):
             for entry in dataset.scans(split):
                 scan = source.read_matched(entry["series_uid"])[0]
                 truth = truth_mask(scan.grid.shape, scan.findings, 2)
+                truth = near_lungs(dataclasses.replace(scan, hu=truth), dataset).hu
                 truth = np.roll(truth, shift, 2) * np.float32(0.95)
                 write_probability(tmp_path / name, entry["series_uid"], truth)
         seconds = {"prepare": 1.0, "train": 60.0, "predict": 2.0}
@@ -80,7 +84,7 @@ def test_a_volume_that_was_not_viewed_is_refused(peer, luna16, dataset):
 def test_files_that_are_no_probability_of_the_scan_are_refused(tmp_path):
     write_probability(tmp_path, "1", np.full((2, 3, 4), 0.5))
     assert read_probability(tmp_path, "1", (2, 3, 4)).dtype == np.float32
-    with pytest.raises(InputError, match="own grid"):
+    with pytest.raises(InputError, match="image's grid"):
         read_probability(tmp_path, "1", (4, 3, 2))
     with pytest.raises(InputError, match="predict this scan again"):
         read_probability(tmp_path, "2", (2, 3, 4))
