@@ -124,8 +124,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.overlap = 0.5  # of neighbouring windows
     config.evaluation.mirror_axes = ()  # of z, y, x; (0, 1, 2) averages nnU-Net's eight mirrors
     config.evaluation.batch_size = 2  # windows at once
-    # These three are chosen on the validation split, unless a number is given here.
+    # These four are chosen on the validation split, unless a number is given here.
     config.evaluation.threshold = placeholder(float)  # of a nodule's voxels
+    config.evaluation.finding_threshold = placeholder(float)  # of a region, not below it
     config.evaluation.candidate_threshold = placeholder(float)  # of FROC's marks, not above it
     config.evaluation.min_diameter_mm = placeholder(float)  # smaller regions are dropped
 

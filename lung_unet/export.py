@@ -81,6 +81,7 @@ def export_network(workdir: pathlib.Path, format: str, out: pathlib.Path) -> Non
         "spacing_mm": run.settings.spacing_mm,
         "overlap": evaluation.overlap,
         "threshold": point.threshold,
+        "finding_threshold": point.finding_threshold,
         "min_diameter_mm": point.min_diameter_mm,
         "checkpoint_step": step,
         "lung_unet": __version__,

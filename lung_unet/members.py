@@ -9,7 +9,7 @@ from lung_unet.data.shards import Settings
 from lung_unet.errors import InputError
 from lung_unet.workdir import Run, identity
 
-THRESHOLDS = ("threshold", "candidate_threshold", "min_diameter_mm")
+THRESHOLDS = ("threshold", "finding_threshold", "candidate_threshold", "min_diameter_mm")
 
 
 def check_together(runs: Sequence[Run]) -> None:

@@ -106,6 +106,7 @@ def predict(
         made_with = {
             "checkpoint_step": steps[0] if len(steps) == 1 else steps,
             "threshold": point.threshold,
+            "finding_threshold": point.finding_threshold,
         }
         model = f"checkpoint of step {steps[0]}"
         if len(steps) > 1:

@@ -24,7 +24,7 @@ from lung_unet.errors import InputError
 from lung_unet.files import write_text
 
 NAME = "config.json"
-FORMAT = 1  # of that file: rises when a setting comes or goes, as a run then means something else
+FORMAT = 2  # of that file: rises when a setting comes or goes, as a run then means something else
 GIVE = {  # where a run of another task was given
     "segmentation": "a segmentation run; a classifier is given as --classifier, beside one",
     "classification": "a classifier, a run of configs/classifier3d.py",

@@ -326,7 +326,9 @@ def make_run(dataset, tmp_path) -> Callable[[str, ConfigDict], pathlib.Path]:
 
     def make(name: str, config: ConfigDict) -> pathlib.Path:
         folder = tmp_path / name
-        config.evaluation.update(threshold=0.3, candidate_threshold=0.1, min_diameter_mm=3.0)
+        config.evaluation.update(
+            threshold=0.3, finding_threshold=0.3, candidate_threshold=0.1, min_diameter_mm=3.0
+        )
         runs.claim(folder, config, dataset)
         state = init_state(config, make_apply(config)[1], make_optimizer(config), make_mesh(config))
         checkpoints = Checkpoints(folder / "checkpoints", write=True)

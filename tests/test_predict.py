@@ -23,7 +23,9 @@ def run(config, dataset, tmp_path, monkeypatch):
     """A run whose model finds what is dense deep in the lungs, and how often it was restored."""
     folder = tmp_path / "run"
     folder.mkdir()
-    config.evaluation.update(threshold=0.5, candidate_threshold=0.1, min_diameter_mm=3.0)
+    config.evaluation.update(
+        threshold=0.5, finding_threshold=0.5, candidate_threshold=0.1, min_diameter_mm=3.0
+    )
     workdir.claim(folder, config, dataset)
     restored = []
 

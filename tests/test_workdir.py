@@ -86,7 +86,7 @@ def test_checkpoints_of_nobody_are_refused(tmp_path, config, dataset):
     refused("holds checkpoints but no config.json", claim, tmp_path, config, dataset)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1, "data": 2}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 2, "data": 3}'])
 def test_a_broken_config_json(workdir, config, dataset, text):
     (workdir / "config.json").write_text(text)
     refused("config.json: is broken", load, workdir)

@@ -39,12 +39,18 @@ def resample(volume: np.ndarray, weights: tuple[np.ndarray, ...]) -> np.ndarray:
 
 
 def resample_votes(votes: np.ndarray, weights: tuple[np.ndarray, ...], readers: int) -> np.ndarray:
-    """Votes on a new grid, uint8: each level `votes >= k` keeps its boundary at one half.
+    """Votes on a new grid, uint8: each level `votes >= k` keeps its volume.
 
+    A level is drawn where its interpolated mask is highest, in as many voxels as that adds up to.
+    (At one half, interpolation cuts corners: of 4 mm on a grid of 1.7 mm a quarter is lost.)
     Interpolating the count itself would invent agreement in between along every boundary.
     """
-    out = None
+    out = np.zeros([len(w) for w in weights], np.uint8)
     for level in range(1, min(int(votes.max(initial=0)), readers) + 1):
-        inside = resample((votes >= level).astype(np.float32), weights) >= 0.5
-        out = inside.astype(np.uint8) if out is None else out + inside
-    return np.zeros([len(w) for w in weights], np.uint8) if out is None else out
+        share = resample((votes >= level).astype(np.float32), weights)
+        voxels = round(float(share.sum()))
+        if not voxels:
+            break
+        lowest = np.partition(share, -voxels, None)[-voxels]
+        out += (share >= lowest) & (share > 0) & (out == level - 1)  # levels are nested
+    return out

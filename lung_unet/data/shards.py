@@ -28,7 +28,7 @@ from lung_unet.files import atomic_path, write_text
 
 KINDS = ("nodule", "background", "scan")
 MIN_LUNG = 0.05  # of a background block
-FORMAT = 4  # of what is stored; a folder of another cannot be read
+FORMAT = 5  # of what is stored; a folder of another cannot be read
 PERCENTILES = (0.5, 50.0, 99.5)  # of a nodule's HU, as nnU-Net's fingerprint
 NO_LUNGS = "none found, the whole scan is used"
 

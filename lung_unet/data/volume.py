@@ -110,17 +110,22 @@ def make_labels(findings: tuple[Finding, ...], volume: Volume) -> np.ndarray:
     return labels
 
 
-def onto_source(values: np.ndarray, grid: Grid, source: Grid) -> tuple[np.ndarray, np.ndarray]:
+def onto_source(
+    values: np.ndarray, grid: Grid, source: Grid, nearest: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Values (z, y, x) of the volume's grid on the scan's own grid: (low, float32 box there).
 
-    The box is what the volume covers of the scan; beyond it nothing is known.
+    The box is what the volume covers of the scan; beyond it nothing is known. `nearest` takes the
+    value of the nearest voxel, and keeps its type.
     """
     lps, axes, flips = source.to_lps()
     corners = lps.to_voxel(grid.to_world([np.full(3, -0.5), np.array(grid.shape) - 0.5]))
     low = np.maximum(0, np.ceil(corners[0] - 1e-6).astype(int))
     high = np.minimum(lps.shape, np.floor(corners[1] + 1e-6).astype(int) + 1)
     near = lps.crop(low, high)
-    box = resample(values, weights_between(grid, near))
+    weights = weights_between(grid, near)
+    at = np.ix_(*(w.argmax(1) for w in weights))
+    box = values[at] if nearest else resample(values, weights)
     own_low, own_high = np.empty(3, int), np.empty(3, int)
     for world, (axis, flip) in enumerate(zip(axes, flips, strict=True)):
         ends = (low[world], high[world])

@@ -10,7 +10,7 @@ from lung_unet.data.volume import Volume, onto_source
 from lung_unet.evaluation.froc import MAX_MARKS
 
 NEAR_MM = 10.0  # a nodule at the pleura may lie beside what counts as lung
-VERSION = 2  # raised where the same probabilities give other candidates
+VERSION = 3  # raised where the same probabilities give other candidates
 EPSILON = 2.0**-24  # from 1 to the float32 below it
 
 
@@ -101,18 +101,9 @@ def mask_on_source(
 
     A surface lies where the probability crosses the threshold.
     """
-    return probability_on_source(probability, candidates, volume, threshold) > threshold
-
-
-def probability_on_source(
-    probability: np.ndarray, candidates: list[Candidate], volume: Volume, threshold: float
-) -> np.ndarray:
-    """float32 (z, y, x) on the scan's own grid, without the regions that are no candidates.
-
-    What is not above the threshold stays: a region cut out of its surroundings would shrink.
-    """
+    # What is not above the threshold stays: a region cut out of its surroundings would shrink.
     dropped = (probability > threshold) & ~mask_of(candidates, probability.shape)
     low, box = onto_source(np.where(dropped, 0, probability), volume.grid, volume.source)
-    own = np.zeros(volume.source.shape, np.float32)
-    own[tuple(slice(l, l + n) for l, n in zip(low, box.shape, strict=True))] = box
+    own = np.zeros(volume.source.shape, bool)
+    own[tuple(slice(l, l + n) for l, n in zip(low, box.shape, strict=True))] = box > threshold
     return own

@@ -55,7 +55,7 @@ def plot_dice(figure: Figure, nodules: Rows, theme: dict[str, str]) -> None:
 
 
 def plot_detection(figure: Figure, rows: Rows, theme: dict[str, str]) -> None:
-    """The curve of rows[0]["froc"], and where on it the mask's threshold lies."""
+    """The curve of rows[0]["froc"], and where on it the findings of the mask lie."""
     plot_froc(figure, rows[0]["froc"], theme)
     at = rows[0]["at_threshold"]
     if not (is_finite(at["sensitivity"]) and is_finite(at["false_positives_per_scan"])):
@@ -69,7 +69,7 @@ def plot_detection(figure: Figure, rows: Rows, theme: dict[str, str]) -> None:
         markersize=8,
         clip_on=False,
         zorder=5,
-        label=f"at the mask's threshold: {at['sensitivity']:.3f} "
+        label=f"the mask's findings: {at['sensitivity']:.3f} "
         f"with {at['false_positives_per_scan']:.2f} a scan",
     )
     axes.legend(frameon=False, labelcolor=theme["ink"], loc="lower right")

@@ -57,7 +57,7 @@ def gather(workdirs: Sequence[pathlib.Path], split: str, output: pathlib.Path) -
         "step": [one_or_all([m["step"] for m in own["members"]]) for own in settings],
         "folds": [own["fold"] for own in settings],
     }
-    thresholds = [own["point"]["threshold"] for scans, own in folds for _ in scans]
+    thresholds = [own["point"]["finding_threshold"] for scans, own in folds for _ in scans]
     return write_results(output, split, scored, thresholds, about, _facts(settings), [])
 
 

@@ -4,8 +4,11 @@ A setting that `config.evaluation` gives as a number is that number. The others 
 checkpoint (or ensemble), each of a small grid (operating_search.py), and kept in
 WORKDIR/operating_point.json:
 
-threshold             of the mask: the highest Dice of all scans' voxels, on their own grids (the
-                      nodules' own Dice would not mind false positives)
+threshold             of the mask's voxels; and
+finding_threshold     not below it, of a region's own probability to be in the mask: together, the
+                      highest Dice of all scans' voxels, on their own grids (the nodules' own
+                      would not mind false positives). So what is surely a nodule can be drawn to
+                      its faint edge, and what is as faint everywhere left out
 candidate_threshold   not above it, for FROC's fainter marks; and
 min_diameter_mm       of what is kept of mask and marks: together, the highest CPM
 """
@@ -34,6 +37,7 @@ class OperatingPoint:
     """See the module. What counts lies strictly above a threshold."""
 
     threshold: float
+    finding_threshold: float
     candidate_threshold: float
     min_diameter_mm: float
 
@@ -85,6 +89,10 @@ def choose(
     if stored and stored[1] == settings:
         return stored[0]
     values = GRID | {name: (number,) for name, number in given.items()}
+    if "finding_threshold" not in given:  # all regions of the mask's own can be kept
+        values["finding_threshold"] = tuple(
+            sorted({*GRID["finding_threshold"], *values["threshold"]})
+        )
     scans = each_scan(
         dataset,
         "validation",
@@ -107,11 +115,16 @@ def _given(config: ConfigDict) -> dict[str, float]:
             raise InputError(f"config.evaluation.{name} = {number:g}: choose above 0 and below 1")
         if name == "min_diameter_mm" and not 0 <= number < 100:
             raise InputError(f"config.evaluation.{name} = {number:g}: choose 0 to 100 mm")
-    highest = given.get("threshold", GRID["threshold"][0])
-    if given.get("candidate_threshold", 0) > highest:
+    lowest = given.get("threshold", GRID["threshold"][0])
+    if given.get("finding_threshold", 1) < lowest:
+        raise InputError(
+            f"config.evaluation.finding_threshold = {given['finding_threshold']:g}: choose "
+            f"{lowest:g} or more, so that it is not below the mask's threshold"
+        )
+    if given.get("candidate_threshold", 0) > lowest:
         raise InputError(
             f"config.evaluation.candidate_threshold = {given['candidate_threshold']:g}: choose "
-            f"{highest:g} or less, so that it is not above the mask's threshold"
+            f"{lowest:g} or less, so that it is not above the mask's threshold"
         )
     return given
 

@@ -4,10 +4,12 @@ import itertools
 
 import numpy as np
 from ml_collections import ConfigDict
+from scipy import ndimage
 
 from lung_unet.data.labels import agreement
 from lung_unet.data.records import ScanRecord
-from lung_unet.evaluation.candidates import find_candidates, probability_on_source
+from lung_unet.data.volume import Volume, onto_source
+from lung_unet.evaluation.candidates import Candidate, find_candidates
 from lung_unet.evaluation.ensemble import Predict
 from lung_unet.evaluation.froc import evaluate_marks, finding_rows
 from lung_unet.evaluation.voxel import Counts, truth_mask
@@ -15,30 +17,35 @@ from lung_unet.evaluation.voxel import Counts, truth_mask
 Values = dict[str, tuple[float, ...]]
 GRID: Values = {
     "threshold": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    "finding_threshold": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98),
     "candidate_threshold": (0.02, 0.05, 0.1, 0.2, 0.3),
     "min_diameter_mm": (0.0, 2.0, 3.0, 4.0, 5.0),
 }
-DEFAULT = {"threshold": 0.5, "candidate_threshold": 0.1, "min_diameter_mm": 3.0}
+DEFAULT = {
+    "threshold": 0.5,
+    "finding_threshold": 0.5,
+    "candidate_threshold": 0.1,
+    "min_diameter_mm": 3.0,
+}
 
 
 def examine(predictor: Predict, config: ConfigDict, record: ScanRecord, values: Values) -> dict:
     """What the search needs of one scan, JSON-able.
 
-    voxels (thresholds, 3) of `overlap`; regions: at each level that may be one of the two
-    thresholds, every region's z, y, x, probability, diameter and peak; nodules and excluded
-    findings as FROC takes them.
+    voxels (thresholds, finding thresholds, 3) of `overlap`; regions: at each level that may be
+    threshold or candidate_threshold, every region's z, y, x, probability, diameter and peak;
+    nodules and excluded findings as FROC takes them.
     """
     volume = record.volume
     probability = predictor(volume.hu, volume.lungs)
-    smallest, lowest = min(values["min_diameter_mm"]), min(values["threshold"])
+    smallest = min(values["min_diameter_mm"])
     found = {
         level: find_candidates(probability, volume, level, smallest)
         for level in sorted({*values["threshold"], *values["candidate_threshold"]})
     }
-    own = probability_on_source(probability, found[lowest], volume, lowest)
     nodules, excluded = finding_rows(record.findings)
     return {
-        "voxels": overlap(own, record, agreement(config.data), values["threshold"]),
+        "voxels": overlap(probability, found, record, agreement(config.data), values),
         "regions": {
             str(level): [
                 [*c.centre_mm.tolist(), c.probability, c.diameter_mm, c.peak] for c in candidates
@@ -51,15 +58,55 @@ def examine(predictor: Predict, config: ConfigDict, record: ScanRecord, values: 
 
 
 def overlap(
-    probability: np.ndarray, record: ScanRecord, consensus: int, thresholds: tuple[float, ...]
-) -> list[list[int]]:
-    """Voxels (hit, false_positive, missed) at each threshold; on the scan's own grid."""
-    truth = truth_mask(probability.shape, record.findings, consensus)
-    false = (probability > min(thresholds)) & ~truth & ~record.ignored()
-    inside, outside = np.sort(probability[truth]), np.sort(probability[false])
-    hits = len(inside) - np.searchsorted(inside, thresholds, "right")
-    wrong = len(outside) - np.searchsorted(outside, thresholds, "right")
-    return np.stack([hits, wrong, len(inside) - hits], 1).tolist()
+    probability: np.ndarray,
+    found: dict[float, list[Candidate]],
+    record: ScanRecord,
+    consensus: int,
+    values: Values,
+) -> list[list[list[int]]]:
+    """Voxels (hit, false_positive, missed) of the mask at each threshold, for each finding
+    threshold; on the scan's own grid.
+
+    `found` are the regions at each threshold. A voxel belongs to the most probable one beside it.
+    """
+    volume, limits = record.volume, values["finding_threshold"]
+    truth = truth_mask(volume.source.shape, record.findings, consensus)
+    low, box = onto_source(probability, volume.grid, volume.source)
+    covered = tuple(slice(l, l + n) for l, n in zip(low, box.shape, strict=True))
+    nodule, counted = truth[covered], ~record.ignored()[covered]
+    total = np.count_nonzero(truth)
+    counts = []
+    for threshold in values["threshold"]:
+        ranks = region_ranks(found[threshold], volume, limits)
+        rank = onto_source(ranks, volume.grid, volume.source, nearest=True)[1]
+        mask = (box > threshold) & counted
+        hit, wrong = (
+            np.bincount(rank[mask & side], minlength=len(limits) + 2)[::-1].cumsum()[::-1][2:]
+            for side in (nodule, ~nodule)
+        )
+        counts.append(np.stack([hit, wrong, total - hit], 1).tolist())
+    return counts
+
+
+def region_ranks(
+    candidates: list[Candidate], volume: Volume, limits: tuple[float, ...]
+) -> np.ndarray:
+    """uint8 (z, y, x) of the volume: in and beside each region 1 + how many limits its probability
+    is above; 0 elsewhere.
+
+    Beside is as far as a voxel of the scan's grid can be from the region that it is made of.
+    """
+    step = volume.source.to_lps()[0].spacing_mm / volume.grid.spacing_mm
+    reach = np.ceil(np.maximum(1, step)).astype(int)
+    ranks = np.zeros(volume.grid.shape, np.uint8)
+    for candidate in reversed(candidates):  # the most probable last
+        first, last = np.array([(s.start, s.stop) for s in candidate.box]).T
+        low, high = np.maximum(0, first - reach), np.minimum(ranks.shape, last + reach)
+        mask = np.pad(candidate.mask, np.stack([first - low, high - last], 1))
+        near = ndimage.maximum_filter(mask, tuple(2 * reach + 1))
+        rank = 1 + np.searchsorted(limits, candidate.probability)
+        ranks[tuple(map(slice, low, high))][near] = rank
+    return ranks
 
 
 def best(scans: list[dict], values: Values) -> tuple[dict[str, float], dict]:
@@ -70,15 +117,20 @@ def best(scans: list[dict], values: Values) -> tuple[dict[str, float], dict]:
     nodules = [np.reshape(scan["nodules"], (-1, 4)) for scan in scans]
     excluded = [np.reshape(scan["excluded"], (-1, 4)) for scan in scans]
     counts = np.sum([scan["voxels"] for scan in scans], 0).tolist()
-    dice = [Counts(*row).dice or 0.0 for row in counts]
 
     def nearness(names: tuple[str, ...], numbers: tuple[float, ...]) -> list[float]:
         return [-abs(n - DEFAULT[name]) for name, n in zip(names, numbers, strict=True)]
 
-    highest, _, threshold = max(
-        (d, nearness(("threshold",), (t,)), t)
-        for d, t in zip(dice, values["threshold"], strict=True)
-    )
+    names: tuple[str, ...] = ("threshold", "finding_threshold")
+    pairs = [
+        (Counts(*row).dice or 0.0, nearness(names, (t, f)), (t, f))
+        for t, rows in zip(values["threshold"], counts, strict=True)
+        for f, row in zip(values["finding_threshold"], rows, strict=True)
+        if f >= t
+    ]
+    highest, _, mask = max(pairs)
+    settings = dict(zip(names, mask, strict=True))
+    threshold = settings["threshold"]
     names = ("candidate_threshold", "min_diameter_mm")
     options = []
     for faint, diameter in itertools.product(*(values[name] for name in names)):
@@ -87,7 +139,7 @@ def best(scans: list[dict], values: Values) -> tuple[dict[str, float], dict]:
             cpm = evaluate_marks(marks, nodules, excluded).cpm or 0.0
             options.append((cpm, nearness(names, (faint, diameter)), (faint, diameter)))
     cpm, _, chosen = max(options)
-    settings = {"threshold": threshold, **dict(zip(names, chosen, strict=True))}
+    settings |= zip(names, chosen, strict=True)
     size = {"scans": len(scans), "nodules": sum(map(len, nodules))}
     scores = {"dice": highest, "cpm": cpm} if size["nodules"] else {}
     return settings, {"chosen_on": {**size, **scores}}

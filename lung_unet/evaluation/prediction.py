@@ -31,7 +31,7 @@ class Detection:
     centre_voxel: np.ndarray  # (3,) the same in the scan's array, fractional
     diameter_mm: float  # of the sphere of equal volume, on the model's grid
     volume_mm3: float  # of its voxels on the scan's own grid
-    probability: float  # the highest in it
+    probability: float  # of the region, see Candidate
     lung: str | None  # "left", "right" or "outside"; None where no lungs were found in the scan
     opinion: Opinion | None = None  # of the second stage, if there is one
     looked_at: bytes | None = None  # a PNG of what that looked at, of those that are drawn
@@ -59,7 +59,8 @@ def predict_scan(
     probability = np.zeros(scan.grid.shape, np.uint8)
     low, part = onto_source(values, volume.grid, scan.grid)
     probability[_box(low, low + part.shape)] = np.rint(np.multiply(part, 255, out=part), out=part)
-    candidates = find_candidates(values, volume, point.threshold, point.min_diameter_mm)
+    regions = find_candidates(values, volume, point.threshold, point.min_diameter_mm)
+    candidates = [c for c in regions if c.probability > point.finding_threshold]
     labels, boxes = label_candidates(candidates, values, volume, point.threshold)
     detections = [
         Detection(

@@ -31,9 +31,10 @@ def score_scan(
     """
     volume, readers = record.volume, agreement(config.data)
     probability, variance = with_variance(predictor, volume.hu, volume.lungs)
-    candidates = find_candidates(probability, volume, point.threshold, point.min_diameter_mm)
+    sure = find_candidates(probability, volume, point.threshold, point.min_diameter_mm)
+    candidates = [c for c in sure if c.probability > point.finding_threshold]
     faint = find_candidates(probability, volume, point.candidate_threshold, point.min_diameter_mm)
-    marks = marks_of(candidates, faint, point.threshold)
+    marks = marks_of(sure, faint, point.threshold)
     prediction = mask_on_source(probability, candidates, volume, point.threshold)
     result = score(prediction, record.findings, record.ignored(), readers, volume.source.spacing_mm)
     labels = make_labels(record.findings, volume)

@@ -71,7 +71,7 @@ def evaluate_split(
         workdir,
         split,
         scored,
-        [point.threshold] * len(scored),
+        [point.finding_threshold] * len(scored),
         made | ({"second_stage": judged.metrics} if judged else {}),
         (about or about_model(config, dataset, members)) | facts(config, dataset, point),
         read_rows(workdir / JSONL),
@@ -96,8 +96,8 @@ def write_results(
 ) -> dict:
     """Writes metrics.json, tables, files for FROC and report of scans as `score_scan` gives them.
 
-    `thresholds` are those of each scan's mask; `about` goes into metrics.json, which is returned;
-    `judged` is what a second stage makes of their marks.
+    `thresholds` are those of each scan's findings; `about` goes into metrics.json, which is
+    returned; `judged` is what a second stage makes of their marks.
     """
     froc = froc_of(scored)
     nodules = [n["facts"] | n["metrics"] for scan in scored for n in scan["nodules"]]
@@ -198,8 +198,9 @@ def facts(config: ConfigDict, dataset: Dataset, point: OperatingPoint) -> dict[s
     return {
         "Dataset": f"{dataset.folder.name}: {counts['scans']} scans, {counts['nodules']} nodules",
         "Truth": f"voxels that {agreement(config.data)} or more readers outlined",
-        "Mask": f"probability above {point.threshold:g}, regions from {point.min_diameter_mm:g} mm",
-        "FROC's marks": f"regions above {point.candidate_threshold:g} as well",
+        "Mask": f"probability above {point.threshold:g} in regions above "
+        f"{point.finding_threshold:g}, from {point.min_diameter_mm:g} mm",
+        "FROC's marks": f"all these regions, and fainter ones above {point.candidate_threshold:g}",
     }
 
 

@@ -103,7 +103,7 @@ def summarise(scans: list[dict], froc: Froc, thresholds: Sequence[float]) -> dic
     """What metrics.json holds of scans as `score_scan` gives them; None is what is not defined.
 
     `intervals` are [lower, upper]; one scan alone cannot be resampled, and has none. What FROC
-    makes of the marks above the mask's threshold in each scan is its `at_threshold`.
+    makes of the marks above each scan's finding threshold is its `at_threshold`.
     """
     values, samples = measure(scans, froc)
     intervals = {name: bounds(own) if len(scans) > 1 else None for name, own in samples.items()}

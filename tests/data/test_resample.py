@@ -103,8 +103,28 @@ def test_votes_stay_within_those_of_the_neighbours(seed):
         assert near.min() <= found[at] <= near.max()
 
 
-def test_vote_levels_keep_their_boundary_at_one_half():
-    """Between 0 and 4 votes lies no shell of 1 to 3: each level ends half way between voxels."""
+@pytest.mark.parametrize("step", [0.6, 0.9, 1.2])
+def test_votes_keep_their_volume(step):
+    """Small balls too, of which interpolation at one half loses up to a third."""
+    rng = np.random.default_rng(0)
+    kept, smaller = [], 0
+    for radius in np.linspace(1.0, 3.0, 60):
+        axes = (np.arange(12) - 5.5 - n for n in rng.uniform(-0.5, 0.5, 3))
+        z, y, x = np.meshgrid(*axes, indexing="ij")
+        votes = 4 * (z**2 + y**2 + x**2 <= radius**2).astype(np.uint8)
+        size = int(11 / step)
+        weights = tuple(axis_weights(12, size, n, step, False) for n in rng.uniform(0, step, 3))
+        found = resample_votes(votes, weights, 4)
+        assert set(np.unique(found)) <= {0, 4}
+        kept.append(np.count_nonzero(found) * step**3 / np.count_nonzero(votes))
+        half = resample((votes > 0).astype(np.float32), weights) >= 0.5
+        smaller += np.count_nonzero(half) < np.count_nonzero(found)
+    assert 0.98 < np.mean(kept) < 1.02 and np.std(kept) < 0.15
+    assert smaller > 40
+
+
+def test_vote_levels_end_half_way_between_voxels():
+    """Between 0 and 4 votes lies no shell of 1 to 3."""
     votes = np.zeros((1, 1, 8), np.uint8)
     votes[..., 3:6] = 4
     one = np.ones((1, 1), np.float32)

@@ -43,7 +43,7 @@ def fold(tmp_path):
         workdir = tmp_path / f"{name}{k}"
         config = recipe | {"data.fold": k, "seed": k}
         one = {"step": 100 + k, "checkpoint": k, "config": config, "evaluation": {"overlap": 0.5}}
-        point = {"threshold": threshold, "min_diameter_mm": 3.0}
+        point = {"threshold": 0.2, "finding_threshold": threshold}
         settings = {"data": "d", "fold": k, "readers": 2, "members": [one] * members,
                     "point": point} | settings  # fmt: skip
         for number in range(scans):
@@ -73,7 +73,7 @@ def test_the_scores_are_those_of_all_folds_scans_together(fold, tmp_path):
     above = [m[2:, 3] > t for m, t in zip(marks, np.repeat(thresholds, 3), strict=True)]
     at_threshold = metrics["froc"]["at_threshold"]["false_positives_per_scan"]
     assert at_threshold == np.concatenate(above).sum() / 9
-    assert metrics["thresholds"] == {"threshold": [0.25, 0.5, 0.75], "min_diameter_mm": 3.0}
+    assert metrics["thresholds"] == {"threshold": 0.2, "finding_threshold": [0.25, 0.5, 0.75]}
     assert metrics["folds"] == [0, 1, 2] and metrics["step"] == [100, 101, 102]
     assert json.loads((tmp_path / "all" / "metrics.json").read_text()) == metrics
     assert len((tmp_path / "all" / "scans.csv").read_text().splitlines()) == 10

@@ -5,14 +5,18 @@ import json
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from lung_unet.data.labels import agreement
 from lung_unet.data.pipeline import scan_records
+from lung_unet.data.scan import IGNORE
+from lung_unet.data.volume import make_labels
 from lung_unet.errors import InputError
-from lung_unet.evaluation.candidates import find_candidates, marks_of
+from lung_unet.evaluation.candidates import find_candidates, marks_of, mask_on_source
 from lung_unet.evaluation.operating_point import OperatingPoint, choose, operating_point
 from lung_unet.evaluation.operating_search import DEFAULT, GRID, best, examine, overlap
 from lung_unet.evaluation.resume import member
+from lung_unet.evaluation.scoring import score_scan
 from lung_unet.evaluation.voxel import Counts, score
 from lung_unet.workdir import claim, load
 
@@ -44,32 +48,55 @@ def blurred(oracle):
     return predict
 
 
-def test_the_threshold_is_the_one_of_the_highest_dice(blurred, config, dataset, workdir, record):
+def test_thresholds_are_those_of_the_highest_dice(blurred, config, dataset, workdir, record):
     point = choose(blurred, config, dataset, workdir, STEP_7)
     scan = examine(blurred, config, record, GRID)
-    dice = np.array([Counts(*row).dice for row in scan["voxels"]])
-    assert np.ptp(dice) > 0.1 and dice[GRID["threshold"].index(point.threshold)] == dice.max()
-    assert point.candidate_threshold <= point.threshold
+    dice = np.array([[Counts(*row).dice or 0 for row in rows] for rows in scan["voxels"]])
+    chosen = (GRID["threshold"].index(point.threshold),
+              GRID["finding_threshold"].index(point.finding_threshold))  # fmt: skip
+    assert np.ptp(dice) > 0.1 and dice[chosen] == dice.max()
+    assert point.candidate_threshold <= point.threshold <= point.finding_threshold
     stored = json.loads((workdir / "operating_point.json").read_text())
     assert stored["chosen_on"]["nodules"] == 1
     assert stored["chosen_on"]["dice"] == pytest.approx(dice.max())
 
 
-def test_overlap_is_that_of_the_masks(config, dataset, record):
-    rng = np.random.default_rng(0)
-    probability = rng.random(record.volume.source.shape).astype(np.float32)
-    readers, spacing_mm = agreement(config.data), record.volume.source.spacing_mm
-    thresholds = (0.1, 0.5, float(probability[record.findings[0].box].max()))
-    for threshold, row in zip(
-        thresholds, overlap(probability, record, readers, thresholds), strict=True
-    ):
-        mask = probability > threshold
-        whole = score(mask, record.findings, record.ignored(), readers, spacing_mm)
-        assert Counts(*row) == whole.counts and row[0] + row[2] > 0
+def test_overlap_is_that_of_the_masks(blurred, config, dataset, record):
+    volume, readers = record.volume, agreement(config.data)
+    probability = blurred(volume.hu, volume.lungs)
+    values = {"threshold": (0.1, 0.3, 0.5), "finding_threshold": (0.1, 0.3, 0.5, 0.9)}
+    found = {t: find_candidates(probability, volume, t, 0.0) for t in values["threshold"]}
+    counts = overlap(probability, found, record, readers, values)
+    kept = set()
+    for threshold, rows in zip(values["threshold"], counts, strict=True):
+        for limit, row in zip(values["finding_threshold"], rows, strict=True):
+            regions = [c for c in found[threshold] if c.probability > limit]
+            kept.add(len(regions))
+            mask = mask_on_source(probability, regions, volume, threshold)
+            whole = score(mask, record.findings, record.ignored(), readers, np.ones(3))
+            assert Counts(*row) == whole.counts and row[0] + row[2] > 0
+    assert len(kept) > 2 and 0 in kept
+
+
+def test_a_nodule_is_drawn_to_its_faint_edge_and_what_is_faint_everywhere_is_not(
+    config, dataset, workdir, record
+):
+    def predict(hu, lungs):
+        labels = make_labels(record.findings, record.volume)
+        truth = ((labels > 0) & (labels != IGNORE)).astype(np.float32)
+        core = ndimage.binary_erosion(truth)
+        others = np.roll(truth, truth.shape[1] // 2, 1) * 0.45
+        return np.where(core, 0.99, np.maximum(0.35 * truth, others)).astype(np.float32)
+
+    point = choose(predict, config, dataset, workdir, STEP_7)
+    assert point.threshold < 0.35 and point.finding_threshold >= 0.45
+    scores = score_scan(predict, config, record, point)
+    assert scores["false_positives"] == 0 and scores["nodules"][0]["metrics"]["dice"] > 0.8
+    assert min(mark[3] for mark in scores["marks"]) < point.finding_threshold
 
 
 def test_marks_of_the_search_are_those_of_the_scan(blurred, config, record):
-    values = {"threshold": (0.3,), "candidate_threshold": (0.1,), "min_diameter_mm": (6.0,)}
+    values = GRID | {"threshold": (0.3,), "candidate_threshold": (0.1,), "min_diameter_mm": (6.0,)}
     scan = examine(blurred, config, record, values)
     probability = blurred(record.volume.hu, record.volume.lungs)
     levels = [find_candidates(probability, record.volume, t, 6.0) for t in (0.3, 0.1)]
@@ -84,7 +111,7 @@ def test_faint_regions_that_are_nodules_lower_the_candidate_threshold():
     scan = {
         "nodules": [[0.0, 0.0, 0.0, 8.0], [50.0, 0.0, 0.0, 8.0]],
         "excluded": [],
-        "voxels": [[4, 1, 5]],
+        "voxels": [[[4, 1, 5]]],
         "regions": {
             "0.5": [[0.0, 0.0, 0.0, 0.8, 8.0, 0.9]],
             "0.1": [[0.0, 0.0, 0.0, 0.4, 9.0, 0.9]],
@@ -95,21 +122,22 @@ def test_faint_regions_that_are_nodules_lower_the_candidate_threshold():
             ],
         },
     }
-    values = {"threshold": (0.5,), "candidate_threshold": (0.05, 0.1),
+    values = {"threshold": (0.5,), "finding_threshold": (0.6,), "candidate_threshold": (0.05, 0.1),
               "min_diameter_mm": (0.0, 3.0, 4.0)}  # fmt: skip
     chosen, scores = best([scan], values)
-    assert chosen == {"threshold": 0.5, "candidate_threshold": 0.05, "min_diameter_mm": 4.0}
+    assert chosen == {"threshold": 0.5, "finding_threshold": 0.6, "candidate_threshold": 0.05,
+                      "min_diameter_mm": 4.0}  # fmt: skip
     assert scores["chosen_on"]["cpm"] == 1.0
 
 
 def test_equal_scores_and_no_nodules_take_the_default():
     levels = [str(t) for values in GRID.values() for t in values]
     mark, nodule = [0.0, 0.0, 0.0, 0.93, 9.0, 0.95], [0.0, 0.0, 0.0, 8.0]
-    scan = {"nodules": [nodule], "excluded": [], "voxels": [[3, 1, 1]] * 9,
+    scan = {"nodules": [nodule], "excluded": [], "voxels": [[[3, 1, 1]] * 11] * 9,
             "regions": {level: [mark] for level in levels}}  # fmt: skip
     chosen, scores = best([scan], GRID)
     assert chosen == DEFAULT and scores["chosen_on"]["dice"] == 0.75
-    empty = {"nodules": [], "excluded": [], "voxels": [[0, 5, 0]] * 9,
+    empty = {"nodules": [], "excluded": [], "voxels": [[[0, 5, 0]] * 11] * 9,
              "regions": {level: [mark] for level in levels}}  # fmt: skip
     assert best([empty], GRID) == (DEFAULT, {"chosen_on": {"scans": 1, "nodules": 0}})
 
@@ -135,20 +163,25 @@ def test_it_is_kept_for_its_checkpoints_and_settings(oracle, config, dataset, wo
 
 def test_numbers_of_the_configuration_hold(oracle, config, dataset, workdir):
     run = dataclasses.replace(load(workdir), config=config)
-    config.evaluation.threshold = 0.15
+    config.evaluation.threshold = 0.995  # above all that is tried of a region
     predictor = oracle()
-    assert choose(predictor, config, dataset, workdir, STEP_7).threshold == 0.15
-    config.evaluation.update(candidate_threshold=0.01, min_diameter_mm=1.0)
-    assert choose(predictor, config, dataset, workdir, STEP_7) == OperatingPoint(0.15, 0.01, 1.0)
-    assert operating_point([run], [9], workdir) == OperatingPoint(0.15, 0.01, 1.0)
-    assert predictor.calls == 1  # with all three given nothing is predicted
+    point = choose(predictor, config, dataset, workdir, STEP_7)
+    assert point.threshold == point.finding_threshold == 0.995
+    config.evaluation.update(
+        threshold=0.15, finding_threshold=0.25, candidate_threshold=0.01, min_diameter_mm=1.0
+    )
+    given = OperatingPoint(0.15, 0.25, 0.01, 1.0)
+    assert choose(predictor, config, dataset, workdir, STEP_7) == given
+    assert operating_point([run], [9], workdir) == given
+    assert predictor.calls == 1  # with all four given nothing is predicted
 
 
 @pytest.mark.parametrize(
     ("values", "named"),
     [({"threshold": 1.5}, "threshold = 1.5"), ({"min_diameter_mm": -1.0}, "min_diameter_mm = -1"),
      ({"threshold": 0.2, "candidate_threshold": 0.3}, "candidate_threshold = 0.3: choose 0.2"),
-     ({"candidate_threshold": 0.3}, "candidate_threshold = 0.3: choose 0.1")],
+     ({"candidate_threshold": 0.3}, "candidate_threshold = 0.3: choose 0.1"),
+     ({"threshold": 0.2, "finding_threshold": 0.1}, "finding_threshold = 0.1: choose 0.2")],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(config, workdir, values, named):
     config.evaluation.update(values)

@@ -31,6 +31,10 @@ def blobs(hu: np.ndarray, lungs: np.ndarray) -> np.ndarray:
     return (1 / (1 + np.exp(-12 * smooth / smooth.std() + 9))).astype(np.float32)
 
 
+def point_at(min_diameter_mm: float) -> OperatingPoint:
+    return OperatingPoint(THRESHOLD, THRESHOLD, THRESHOLD, min_diameter_mm)
+
+
 @pytest.mark.parametrize("spacing_mm", [SPACING_MM, np.array([0.8, 0.6, 0.7])])
 def test_labels_are_the_mask_of_all_candidates_told_apart(direction, spacing_mm):
     scan = scan_in(direction, spacing_mm)
@@ -75,7 +79,7 @@ def test_one_thinner_than_the_scans_grid_keeps_its_middle_voxel():
         probability[tuple(slice(i - 1, i + 2) for i in inside)] = 0.9
         return probability
 
-    prediction = predict_scan(dot, scan, volume, OperatingPoint(THRESHOLD, THRESHOLD, 0.0))
+    prediction = predict_scan(dot, scan, volume, point_at(0.0))
     assert (prediction.labels > 0).sum() == 1
     assert prediction.detections[0].volume_mm3 == pytest.approx(10.0)
 
@@ -83,7 +87,7 @@ def test_one_thinner_than_the_scans_grid_keeps_its_middle_voxel():
 def test_positions_sizes_and_probability_are_those_of_the_scans_voxels(direction):
     scan = scan_in(direction, np.array([0.8, 0.6, 0.7]))
     volume = make_volume(scan, 1.3, 4.0)
-    prediction = predict_scan(blobs, scan, volume, OperatingPoint(THRESHOLD, THRESHOLD, 3.0))
+    prediction = predict_scan(blobs, scan, volume, point_at(3.0))
     voxel_mm3 = np.prod(scan.spacing_mm)
     counts = np.bincount(prediction.labels.ravel())[1:] * voxel_mm3
     np.testing.assert_allclose([d.volume_mm3 for d in prediction.detections], counts)
