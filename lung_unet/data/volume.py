@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from lung_unet.data.resample import axis_weights, resample, resample_votes
+from lung_unet.data.resample import axis_weights, resample, resample_votes, take_nearest
 from lung_unet.data.scan import IGNORE, READERS, Finding, Grid, Scan
 
 AIR_HU = -1024  # what lies beyond a scan
@@ -70,11 +70,10 @@ def make_volume(scan: Scan, spacing_mm: float, margin_mm: float) -> Volume:
         near.grid.direction,
     )
     weights = weights_between(near.grid, target)
-    nearest = [w.argmax(1) for w in weights]
     values = resample(near.hu, weights)
     return Volume(
         np.rint(values, out=values).astype(np.int16),  # an average: it stays in range
-        near.lungs[np.ix_(*nearest)],
+        take_nearest(near.lungs, weights),
         target,
         scan.grid,
     )
@@ -124,8 +123,7 @@ def onto_source(
     high = np.minimum(lps.shape, np.floor(corners[1] + 1e-6).astype(int) + 1)
     near = lps.crop(low, high)
     weights = weights_between(grid, near)
-    at = np.ix_(*(w.argmax(1) for w in weights))
-    box = values[at] if nearest else resample(values, weights)
+    box = (take_nearest if nearest else resample)(values, weights)
     own_low, own_high = np.empty(3, int), np.empty(3, int)
     for world, (axis, flip) in enumerate(zip(axes, flips, strict=True)):
         ends = (low[world], high[world])

@@ -24,6 +24,7 @@ from lung_unet import workdir as runs
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.records import ScanRecord
 from lung_unet.errors import InputError
+from lung_unet.evaluation.candidates import Candidate
 from lung_unet.evaluation.ensemble import Predict
 from lung_unet.evaluation.operating_search import GRID, best, examine
 from lung_unet.evaluation.resume import each_scan, made_with, member
@@ -40,6 +41,10 @@ class OperatingPoint:
     finding_threshold: float
     candidate_threshold: float
     min_diameter_mm: float
+
+    def findings(self, regions: list[Candidate]) -> list[Candidate]:
+        """Those that are in the mask, of the regions above its threshold."""
+        return [region for region in regions if region.probability > self.finding_threshold]
 
 
 def operating_point(

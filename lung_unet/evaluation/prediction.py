@@ -60,7 +60,7 @@ def predict_scan(
     low, part = onto_source(values, volume.grid, scan.grid)
     probability[_box(low, low + part.shape)] = np.rint(np.multiply(part, 255, out=part), out=part)
     regions = find_candidates(values, volume, point.threshold, point.min_diameter_mm)
-    candidates = [c for c in regions if c.probability > point.finding_threshold]
+    candidates = point.findings(regions)
     labels, boxes = label_candidates(candidates, values, volume, point.threshold)
     detections = [
         Detection(

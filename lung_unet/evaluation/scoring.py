@@ -32,7 +32,7 @@ def score_scan(
     volume, readers = record.volume, agreement(config.data)
     probability, variance = with_variance(predictor, volume.hu, volume.lungs)
     sure = find_candidates(probability, volume, point.threshold, point.min_diameter_mm)
-    candidates = [c for c in sure if c.probability > point.finding_threshold]
+    candidates = point.findings(sure)
     faint = find_candidates(probability, volume, point.candidate_threshold, point.min_diameter_mm)
     marks = marks_of(sure, faint, point.threshold)
     prediction = mask_on_source(probability, candidates, volume, point.threshold)

@@ -64,7 +64,8 @@ def test_thresholds_are_those_of_the_highest_dice(blurred, config, dataset, work
 def test_overlap_is_that_of_the_masks(blurred, config, dataset, record):
     volume, readers = record.volume, agreement(config.data)
     probability = blurred(volume.hu, volume.lungs)
-    values = {"threshold": (0.1, 0.3, 0.5), "finding_threshold": (0.1, 0.3, 0.5, 0.9)}
+    highest = float(probability.max())  # nothing is above it
+    values = {"threshold": (0.1, 0.3, 0.5, highest), "finding_threshold": (0.1, 0.3, 0.5, 0.9)}
     found = {t: find_candidates(probability, volume, t, 0.0) for t in values["threshold"]}
     counts = overlap(probability, found, record, readers, values)
     kept = set()
@@ -163,10 +164,9 @@ def test_it_is_kept_for_its_checkpoints_and_settings(oracle, config, dataset, wo
 
 def test_numbers_of_the_configuration_hold(oracle, config, dataset, workdir):
     run = dataclasses.replace(load(workdir), config=config)
-    config.evaluation.threshold = 0.995  # above all that is tried of a region
+    config.evaluation.threshold = 0.15
     predictor = oracle()
-    point = choose(predictor, config, dataset, workdir, STEP_7)
-    assert point.threshold == point.finding_threshold == 0.995
+    assert choose(predictor, config, dataset, workdir, STEP_7).threshold == 0.15
     config.evaluation.update(
         threshold=0.15, finding_threshold=0.25, candidate_threshold=0.01, min_diameter_mm=1.0
     )
@@ -174,6 +174,14 @@ def test_numbers_of_the_configuration_hold(oracle, config, dataset, workdir):
     assert choose(predictor, config, dataset, workdir, STEP_7) == given
     assert operating_point([run], [9], workdir) == given
     assert predictor.calls == 1  # with all four given nothing is predicted
+
+
+def test_a_threshold_above_all_that_is_tried_of_a_region_is_the_regions_too(
+    oracle, config, dataset, workdir
+):
+    config.evaluation.threshold = 0.995
+    point = choose(oracle(), config, dataset, workdir, STEP_7)
+    assert point.threshold == point.finding_threshold == 0.995
 
 
 @pytest.mark.parametrize(
