@@ -9,9 +9,14 @@ OUT/runs/CHANGE/seed0 and so on, as is the base itself. A run that is done is no
 was interrupted goes on: run the same command again. OUT/ablation.md and ablation.json hold, after
 each run, what is done until then: of each change the metrics less the base's on the same scans and
 seeds, with 95 % intervals over resamples of both.
+
+Start the command several times with one OUT, each on GPUs or cores of its own (CUDA_VISIBLE_DEVICES
+or taskset): they share the runs.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
@@ -19,6 +24,7 @@ import runpy
 import shutil
 import sys
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
@@ -128,13 +134,29 @@ def execute(run: Run, base: Run, config_file: str) -> None:
     only_scored = all(
         f.startswith("--config.evaluation.") for f in set(run.flags) - set(base.flags)
     )
-    if run is not base and only_scored and not run.workdir.exists():
+    if run is not base and only_scored and finished(base) and not run.workdir.exists():
         _copy_training(base.workdir, run.workdir)
     (run.workdir / "metrics.json").unlink(missing_ok=True)
     arguments = [f"--config={config_file}", f"--workdir={run.workdir}", *run.flags]
     run_logged([sys.executable, "-m", "lung_unet.main", *arguments], run.log)
     if not (run.workdir / "metrics.json").exists():
         raise InputError(f"{run.workdir}: was stopped; run the same command again to go on")
+
+
+@contextlib.contextmanager
+def held(path: pathlib.Path, wait: bool) -> Iterator[bool]:
+    """Holds the lock of a file, which is made, against other processes; False if another does.
+
+    With `wait`, waits for it instead. A process that dies lets go.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def _copy_training(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -157,17 +179,22 @@ def main() -> None:
     ablation: ConfigDict = flags.FLAGS.config
     runs = plan(ablation, out / "data", out)
     folders = {s: list(map(pathlib.Path, getattr(flags.FLAGS, s))) for s in SPLITS}
-    combine(folders, out / "luna16")
-    prepare(out / "luna16", out / "data", settings_of(runs[0].config.data))
+    with held(out / "lock", wait=True):
+        combine(folders, out / "luna16")
+        prepare(out / "luna16", out / "data", settings_of(runs[0].config.data))
     bases = {run.seed: run for run in runs if run.change == BASE}
+    table = ""
     for number, run in enumerate(runs, 1):
-        state = "done before" if finished(run) else f"running, see {run.log}"
-        print(f"{number} of {len(runs)}: {run.change}, seed {run.seed}: {state}")
-        if not finished(run):
-            execute(run, bases[run.seed], ablation.base)
-        done: dict[str, list[pathlib.Path]] = {}
-        for other in runs[:number]:
-            done.setdefault(other.change, []).append(other.workdir)
+        with held(run.workdir.with_suffix(".lock"), wait=False) as ours:
+            do = ours and not finished(run)
+            state = "running" if do or not ours else "done before"
+            where = f", see {run.log}" if do else "" if ours else " in another process"
+            print(f"{number} of {len(runs)}: {run.change}, seed {run.seed}: {state}{where}")
+            if do:
+                execute(run, bases[run.seed], ablation.base)
+        done: dict[str, dict[int, pathlib.Path]] = {}
+        for other in filter(finished, runs):
+            done.setdefault(other.change, {})[other.seed] = other.workdir
         table = write_table(done, BASE, out)
     print(table)
 

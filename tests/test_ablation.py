@@ -3,12 +3,15 @@
 import json
 import pathlib
 import runpy
+import subprocess
+import sys
+from subprocess import PIPE
 
 import pytest
 from ml_collections import ConfigDict
 
 from lung_unet import ablation, command
-from lung_unet.ablation import BASE, execute, finished, plan
+from lung_unet.ablation import BASE, execute, finished, held, plan
 from lung_unet.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -112,7 +115,7 @@ def test_what_changes_evaluation_alone_is_scored_on_the_bases_checkpoints(main, 
         "mirrors": {"evaluation": {"mirror_axes": (0, 1, 2)}},
         "sgd": {"optimizer": {"name": "sgd"}},
     }
-    base, mirrors, sgd, *_ = main.runs = plan(small(changes), tmp_path, tmp_path)
+    base, mirrors, sgd, base1, mirrors1, _ = main.runs = plan(small(changes), tmp_path, tmp_path)
     execute(base, base, "c.py")
     (base.workdir / "checkpoints" / "weights").write_text("of the base")
     (base.workdir / "evaluation").mkdir()
@@ -121,3 +124,25 @@ def test_what_changes_evaluation_alone_is_scored_on_the_bases_checkpoints(main, 
         assert finished(run) and not (run.workdir / "evaluation").exists()
     assert (mirrors.workdir / "checkpoints" / "weights").read_text() == "of the base"
     assert not (sgd.workdir / "checkpoints" / "weights").exists()
+    base1.workdir.mkdir(parents=True)  # another process is training it
+    execute(mirrors1, base1, "c.py")
+    assert finished(mirrors1) and list(base1.workdir.iterdir()) == []
+
+
+def test_a_run_is_one_processes_until_it_ends(tmp_path):
+    path = tmp_path / "runs" / "seed0.lock"
+    code = (
+        "import pathlib, sys\n"
+        "from lung_unet.ablation import held\n"
+        "with held(pathlib.Path(sys.argv[1]), wait=False) as ours:\n"
+        "    print(ours, flush=True)\n"
+        "    input()\n"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, cwd=ROOT, text=True) as other:
+        assert other.stdout.readline() == "True\n"
+        with held(path, wait=False) as ours:
+            assert not ours
+        other.kill()
+    with held(path, wait=False) as ours:
+        assert ours

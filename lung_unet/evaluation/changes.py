@@ -53,21 +53,24 @@ def difference(
 
 
 def write_table(
-    workdirs: Mapping[str, Sequence[pathlib.Path]], base: str, out: pathlib.Path
+    workdirs: Mapping[str, Mapping[int, pathlib.Path]], base: str, out: pathlib.Path
 ) -> str:
     """Writes ablation.json and ablation.md of the workdirs of each change; returns the latter.
 
-    The workdirs of a change are by seed, and so are those of `base`; a change of which fewer seeds
-    are done is compared on these.
+    The workdirs are by change and by seed; a change is compared on the seeds that it and `base`
+    both have, and left out while there are none.
     """
     entries = {}
     for change, runs in workdirs.items():
-        bases = workdirs[base][: len(runs)]
-        entries[change] = {
-            "seeds": len(runs),
-            "step_ms": float(np.median([_step_ms(run) for run in runs])),
-            "metrics": difference(runs, bases),
-        }
+        seeds = sorted(runs.keys() & workdirs.get(base, {}).keys())
+        if seeds:
+            entries[change] = {
+                "seeds": len(seeds),
+                "step_ms": float(np.median([_step_ms(runs[seed]) for seed in seeds])),
+                "metrics": difference(
+                    [runs[seed] for seed in seeds], [workdirs[base][seed] for seed in seeds]
+                ),
+            }
     text = markdown(entries, base)
     write_text(out / "ablation.json", json.dumps(entries, indent=1, allow_nan=False))
     write_text(out / "ablation.md", text)

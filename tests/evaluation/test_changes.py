@@ -67,8 +67,11 @@ def test_a_gain_with_one_seed_alone_is_none(tmp_path, bases):
 
 def test_the_table_holds_what_is_done(tmp_path, bases, capsys):
     folders, dices = bases
-    runs = changed(tmp_path, dices, 0.03)[:2]
-    text = write_table({"base": folders, "more": runs}, "base", tmp_path)
+    done = dict(enumerate(changed(tmp_path, dices, 0.03)))
+    del done[1]  # another process is at it
+    only = {7: done[0]}  # of a seed that the base is not done with
+    workdirs = {"base": dict(enumerate(folders)), "more": done, "early": only}
+    text = write_table(workdirs, "base", tmp_path)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 4 and len({row.count("|") for row in rows}) == 1
     assert f"| base | 3 | {dices.mean():.3f} |" in rows[2]
