@@ -58,6 +58,15 @@ def test_output_follows_the_input_at_every_level(config):
     assert 8 < reach < 30
 
 
+@pytest.mark.parametrize("deep_supervision", [False, True])
+def test_a_new_network_takes_few_voxels_for_nodule(config, deep_supervision):
+    config.model.deep_supervision = deep_supervision
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 16, 1)), jnp.float32)
+    for logits in unet.build(config, nnx.Rngs(0)).all_levels(x):
+        middle = jnp.median(jax.nn.sigmoid(logits))
+        assert unet.PRIOR / 5 < middle < 5 * unet.PRIOR
+
+
 @pytest.mark.parametrize("norm", ["instance", "group"])
 def test_norm_takes_out_scale_and_shift_of_intensity(config, norm):
     config.model.norm = norm
