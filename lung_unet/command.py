@@ -37,6 +37,9 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
             main(*rest)
         except InputError as error:
             sys.exit(f"error: {error}")
+        except BrokenPipeError:  # as of `| head`: nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except OSError as error:
             if error.errno not in NO_PLACE:
                 raise

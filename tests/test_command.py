@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from subprocess import PIPE
 
 import pytest
 
@@ -69,6 +70,16 @@ def test_a_bug_keeps_its_traceback():
     done = run("-c", "from lung_unet import command\ncommand.run(lambda: 1 / 0)")
     assert done.returncode != 0
     assert "ZeroDivisionError" in done.stderr
+
+
+def test_output_that_nobody_reads_on_ends_the_command_in_silence():
+    code = "from lung_unet import command\ncommand.run(lambda: [print(n) for n in range(9**9)])"
+    run = [sys.executable, "-c", code]
+    with subprocess.Popen(run, cwd=ROOT, stdout=PIPE, stderr=PIPE) as process:
+        assert process.stdout.readline() == b"0\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
 
 
 def test_a_frozen_configuration_is_json(config):

@@ -68,14 +68,17 @@ def _one_or_each(values: list[float]) -> float | list[float]:
 def _facts(folds: list[dict]) -> dict[str, str]:
     """What a reader of the report wants to know of the folds, of which these are the settings."""
     networks = [m for own in folds for m in own["members"]]
-    thresholds = ", ".join(f"{own['point']['threshold']:g}" for own in folds)
+    mask, regions = (
+        ", ".join(f"{own['point'][name]:g}" for own in folds)
+        for name in ("threshold", "finding_threshold")
+    )
     return {
         "Folds": ", ".join(str(own["fold"]) for own in folds),
         "Checkpoints": "steps " + ", ".join(str(m["step"]) for m in networks),
         "Patch": _each(networks, "data.patch", " × "),
         "Channels": _each(networks, "model.channels", " "),
         "Truth": f"voxels that {folds[0]['readers']} or more readers outlined",
-        "Mask": f"probability above {thresholds}, by fold",
+        "Mask": f"probability above {mask} in regions above {regions}, by fold",
         "Versions": f"lung_unet {__version__}",
     }
 
