@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config.base = "configs/unet3d.py:smoke"
     config.seeds = 3  # 0, 1, …
     config.overrides = ConfigDict()  # of all runs
-    config.overrides.train = {"steps": 600}
+    config.overrides.evaluation = {"overlap": 0.25}  # half of a run would be evaluation
     config.changes = ConfigDict({
         "no rotation, scaling": off("rotate", "scale", "rotate90"),
         "no flips": off("flip"),
@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
             "rotate", "scale", "rotate90", "flip", "elastic", "noise", "blur", "low_resolution",
             "brightness", "contrast", "gamma", "gamma_inverted",
         ),
+        "no Dice of each nodule": {"loss": {"name": "dice_ce"}},
         "no average of the weights": {"optimizer": {"ema": 0.0}},
         "hard negatives": {"data": {"mining": {"every": 100}}},
         "residual encoder": {"model": {"encoder": "residual", "convs": 1}},

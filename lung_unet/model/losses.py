@@ -1,7 +1,7 @@
 """Losses of a binary segmentation: (logits, targets, weights) → float32 scalar.
 
 All three are arrays of one shape, batch first; targets lie in 0..1 (soft targets are allowed),
-weights are 0 where a voxel is ignored. Dice and Tversky are taken over the whole batch, since most
+weights are 0 where a voxel is ignored. Dice and Tversky are taken over the whole batch, since many
 patches hold no nodule and have no Dice of their own.
 """
 
@@ -86,6 +86,21 @@ def dice(*, smooth: float) -> Loss:
     return tversky(alpha=0.5, beta=0.5, smooth=smooth)
 
 
+def nodule_dice(*, smooth: float) -> Loss:
+    """1 − the mean soft Dice of the patches that hold a nodule, where a small one counts as much as
+    a large one. What is found in other patches costs nothing: add another loss."""
+
+    def sums(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Sums:
+        voxels = tuple(range(1, logits.ndim))
+        probability = jax.nn.sigmoid(logits)
+        hit = jnp.sum(weights * probability * targets, voxels)
+        total = jnp.sum(weights * (probability + targets), voxels)
+        holds = jnp.any(weights * targets > 0, voxels).astype(jnp.float32)
+        return jnp.sum(holds * (2 * hit + smooth) / (total + smooth)), jnp.sum(holds)
+
+    return Loss(sums, lambda sums: 1 - sums[0] / jnp.maximum(sums[1], 1))
+
+
 def both(a: Loss, b: Loss) -> Loss:
     """The sum of two losses."""
     return Loss(
@@ -95,12 +110,15 @@ def both(a: Loss, b: Loss) -> Loss:
 
 
 def make_loss(config: ConfigDict) -> Loss:
-    """The loss that `config.loss` names; dice_ce is nnU-Net's sum of the two."""
+    """The loss that `config.loss` names; dice_ce is nnU-Net's sum of the two, nodule_dice_ce that
+    and the Dice of each nodule's patch."""
     c = config.loss
+    dice_ce = both(dice(smooth=c.smooth), cross_entropy())
     losses = {
         "cross_entropy": cross_entropy(),
         "dice": dice(smooth=c.smooth),
-        "dice_ce": both(dice(smooth=c.smooth), cross_entropy()),
+        "dice_ce": dice_ce,
+        "nodule_dice_ce": both(nodule_dice(smooth=c.smooth), dice_ce),
         "focal": focal(gamma=c.focal_gamma),
         "tversky": tversky(alpha=c.tversky_alpha, beta=c.tversky_beta, smooth=c.smooth),
     }

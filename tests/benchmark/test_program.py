@@ -34,11 +34,14 @@ def test_flops_and_bytes_of_a_device_do_not_grow(config, mesh, megaflops, megaby
     assert cost["bytes accessed"] / 1e6 <= TOLERANCE * megabytes
 
 
-def test_a_mesh_exchanges_halos_and_sums_and_gathers_nothing(config):
+# The Dice of each patch is of sums over its depth, and so one all-reduce more.
+@pytest.mark.parametrize(("loss", "sums"), [("dice_ce", 10), ("nodule_dice_ce", 11)])
+def test_a_mesh_exchanges_halos_and_sums_and_gathers_nothing(config, loss, sums):
+    config.loss.name = loss
     counts: dict[str, int] = {}
     for kind, entry in collectives(compiled(config, 2, 2)).items():
         name = kind.split()[0]
         counts[name] = counts.get(name, 0) + entry["count"]
     assert set(counts) == {"collective-permute", "all-reduce"}
     assert counts["collective-permute"] <= 44
-    assert counts["all-reduce"] <= 10
+    assert counts["all-reduce"] <= sums

@@ -8,7 +8,7 @@ import pytest
 from lung_unet.errors import InputError
 from lung_unet.model import losses
 
-NAMES = ("cross_entropy", "dice", "dice_ce", "focal", "tversky")
+NAMES = ("cross_entropy", "dice", "dice_ce", "nodule_dice_ce", "focal", "tversky")
 
 
 @pytest.fixture
@@ -65,6 +65,25 @@ def test_known_values(config, example):
     assert make(config, "cross_entropy")(*example) == pytest.approx(entropy, rel=1e-5)
     assert make(config, "dice")(*example) == pytest.approx(dice, rel=1e-5)
     assert make(config, "dice_ce")(*example) == pytest.approx(entropy + dice, rel=1e-5)
+
+
+def test_each_nodule_counts_as_much_as_another_for_its_own_dice():
+    targets = np.zeros((3, 8, 8, 8), np.float32)
+    targets[0, :6, :6, :6] = 1  # a large one, a small one, none
+    targets[1, :2, :2, :2] = 1
+    weights = jnp.ones_like(targets)
+
+    def cost(*found):
+        logits = 40 * targets * np.reshape(found, (3, 1, 1, 1)) - 20
+        return float(losses.nodule_dice(smooth=0.01)(jnp.asarray(logits), targets, weights))
+
+    assert cost(1, 1, 1) == pytest.approx(0, abs=1e-3)
+    assert cost(1, 0, 1) == pytest.approx(cost(0, 1, 1), abs=1e-2) == pytest.approx(0.5, abs=1e-2)
+    assert cost(0, 0, 1) == pytest.approx(1, abs=1e-2)
+    noisy = jnp.asarray(40 * targets - 20).at[2].set(20.0)  # where there is none
+    loss = losses.nodule_dice(smooth=0.01)
+    assert float(loss(noisy, targets, weights)) == pytest.approx(0, abs=1e-3)
+    assert float(loss(noisy, targets, weights.at[1].set(0))) == pytest.approx(0, abs=1e-3)
 
 
 def test_focal_without_gamma_is_cross_entropy_and_tversky_at_half_is_dice(config, example):

@@ -142,7 +142,7 @@ def test_a_sharded_optimizer_takes_less_memory_and_gives_the_same_step(quiet, ba
 
 @pytest.mark.parametrize(
     "loss, mesh, model",
-    [("dice_ce", (2, 2), RESIDUAL), ("tversky", (1, 1), DEEP), ("focal", (1, 1), {})],
+    [("nodule_dice_ce", (2, 2), RESIDUAL), ("tversky", (1, 1), DEEP), ("focal", (1, 1), {})],
 )
 def test_a_batch_seen_in_parts_gives_the_step_of_the_whole(quiet, batch, loss, mesh, model):
     config = quiet
