@@ -173,7 +173,6 @@ def _copy_training(source: pathlib.Path, target: pathlib.Path) -> None:
 def main() -> None:
     from lung_unet.data.combined import combine
     from lung_unet.data.preparation import prepare
-    from lung_unet.evaluation.changes import write_table
 
     out = pathlib.Path(command.required("out"))
     ablation: ConfigDict = flags.FLAGS.config
@@ -183,7 +182,6 @@ def main() -> None:
         combine(folders, out / "luna16")
         prepare(out / "luna16", out / "data", settings_of(runs[0].config.data))
     bases = {run.seed: run for run in runs if run.change == BASE}
-    table = ""
     for number, run in enumerate(runs, 1):
         with held(run.workdir.with_suffix(".lock"), wait=False) as ours:
             do = ours and not finished(run)
@@ -192,11 +190,17 @@ def main() -> None:
             print(f"{number} of {len(runs)}: {run.change}, seed {run.seed}: {state}{where}")
             if do:
                 execute(run, bases[run.seed], ablation.base)
-        done: dict[str, dict[int, pathlib.Path]] = {}
-        for other in filter(finished, runs):
-            done.setdefault(other.change, {})[other.seed] = other.workdir
-        table = write_table(done, BASE, out)
-    print(table)
+                _write_table(runs, out)
+    print(_write_table(runs, out))
+
+
+def _write_table(runs: list[Run], out: pathlib.Path) -> str:
+    from lung_unet.evaluation.changes import write_table
+
+    done: dict[str, dict[int, pathlib.Path]] = {}
+    for run in filter(finished, runs):
+        done.setdefault(run.change, {})[run.seed] = run.workdir
+    return write_table(done, BASE, out)
 
 
 if __name__ == "__main__":
