@@ -36,7 +36,7 @@ class UNet(nnx.Module):
 
         def head(channels_in: int) -> Conv:
             conv = Conv(channels_in, 1, 1, bias=True, dtype=dtype, rngs=rngs)
-            conv.bias[...] = jnp.full(1, math.log(PRIOR / (1 - PRIOR)))
+            conv.bias = nnx.Param(jnp.full(1, math.log(PRIOR / (1 - PRIOR))))
             return conv
 
         convolved = ((1, 1, 1),) * len(self.strides) if self.pools else self.strides
