@@ -45,6 +45,7 @@ from lung_unet.data.preparation import prepare  # noqa: E402
 from lung_unet.data.scan import Grid  # noqa: E402
 from lung_unet.data.shards import Settings  # noqa: E402
 from lung_unet.data.volume import make_labels  # noqa: E402
+from lung_unet.model import unet  # noqa: E402
 from lung_unet.parallel.mesh import make_mesh  # noqa: E402
 from lung_unet.train.checkpoint import Checkpoints  # noqa: E402
 from lung_unet.train.optimizer import make_optimizer  # noqa: E402
@@ -321,8 +322,12 @@ def real_data() -> pathlib.Path:
 
 
 @pytest.fixture
-def make_run(dataset, tmp_path) -> Callable[[str, ConfigDict], pathlib.Path]:
-    """The folder, of a name, of a run on `dataset`, with the checkpoint of an untrained network."""
+def make_run(dataset, tmp_path, monkeypatch) -> Callable[[str, ConfigDict], pathlib.Path]:
+    """The folder, of a name, of a run on `dataset`, with the checkpoint of an untrained network.
+
+    Its probabilities lie around 0.5, so that it finds something.
+    """
+    monkeypatch.setattr(unet, "PRIOR", 0.5)
 
     def make(name: str, config: ConfigDict) -> pathlib.Path:
         folder = tmp_path / name
