@@ -184,11 +184,13 @@ def main() -> None:
     bases = {run.seed: run for run in runs if run.change == BASE}
     for number, run in enumerate(runs, 1):
         with held(run.workdir.with_suffix(".lock"), wait=False) as ours:
-            do = ours and not finished(run)
-            state = "running" if do or not ours else "done before"
-            where = f", see {run.log}" if do else "" if ours else " in another process"
-            print(f"{number} of {len(runs)}: {run.change}, seed {run.seed}: {state}{where}")
-            if do:
+            done = finished(run)
+            if not ours:
+                state = "running in another process"
+            else:
+                state = "done before" if done else f"running, see {run.log}"
+            print(f"{number} of {len(runs)}: {run.change}, seed {run.seed}: {state}")
+            if ours and not done:
                 execute(run, bases[run.seed], ablation.base)
                 _write_table(runs, out)
     print(_write_table(runs, out))

@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import pathlib
+import select
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,7 +38,9 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
             main(*rest)
         except InputError as error:
             sys.exit(f"error: {error}")
-        except BrokenPipeError:  # as of `| head`: nobody reads on
+        except BrokenPipeError:
+            if not _nobody_reads(sys.stdout.fileno()):
+                raise  # another pipe's
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except OSError as error:
@@ -52,6 +55,13 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
             sys.exit("interrupted; run the same command again to go on")
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _nobody_reads(pipe: int) -> bool:
+    """Whether the other end of what is written to is closed, as by `| head`."""
+    poll = select.poll()
+    poll.register(pipe, 0)  # errors alone
+    return bool(poll.poll(0))
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -72,6 +72,13 @@ def test_a_bug_keeps_its_traceback():
     assert "ZeroDivisionError" in done.stderr
 
 
+def test_a_pipe_that_is_not_the_output_keeps_its_traceback():
+    code = "def main():\n    print('begun')\n    raise BrokenPipeError(32, 'to a worker')"
+    done = run("-c", f"from lung_unet import command\n{code}\ncommand.run(main)")
+    assert done.returncode != 0 and done.stdout == "begun\n"
+    assert "to a worker" in done.stderr
+
+
 def test_output_that_nobody_reads_on_ends_the_command_in_silence():
     code = "from lung_unet import command\ncommand.run(lambda: [print(n) for n in range(9**9)])"
     run = [sys.executable, "-c", code]
