@@ -30,7 +30,10 @@ def get_config() -> ConfigDict:
         "no average of the weights": {"optimizer": {"ema": 0.0}},
         "hard negatives": {"data": {"mining": {"every": 100}}},
         "residual encoder": {"model": {"encoder": "residual", "convs": 1}},
-        "deep supervision": {"model": {"deep_supervision": True}},
+        "a fourth level": {"model": {"channels": (8, 16, 32, 64)}},
+        "a fourth level, deep supervision": {
+            "model": {"channels": (8, 16, 32, 64), "deep_supervision": True}
+        },
         "soft labels": {"data": {"label": "soft"}},
         "nodules in half of the patches": {"data": {"nodule_fraction": 0.5}},
         "nodules in a third of the patches": {"data": {"nodule_fraction": 0.33}},

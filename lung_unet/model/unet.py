@@ -96,7 +96,8 @@ def build(config: ConfigDict, rngs: nnx.Rngs) -> UNet:
     """The U-Net that `config.model` describes, with fresh parameters.
 
     Raises:
-      InputError: a choice that does not exist, or a patch that the strides do not divide.
+      InputError: a choice that does not exist, a patch that the strides do not divide, or deep
+        supervision of too few levels.
     """
     model = config.model
     check_choices(model, encoder=tuple(ENCODERS), down=DOWN, up=UP)
@@ -106,6 +107,11 @@ def build(config: ConfigDict, rngs: nnx.Rngs) -> UNet:
         raise InputError(
             f"config.model.stochastic_depth = {model.stochastic_depth}: must be at least 0 and "
             "below 1, and 0 unless config.model.encoder is residual"
+        )
+    if model.deep_supervision and len(model.channels) < 4:
+        raise InputError(
+            f"config.model.deep_supervision: {len(model.channels)} levels have no decoder level "
+            "between the finest and the lowest, which is left out; give config.model.channels four"
         )
     patch, multiples = tuple(config.data.patch), scales_of(model)[-1]
     if len(patch) != 3 or any(n % m for n, m in zip(patch, multiples, strict=True)):

@@ -42,7 +42,8 @@ class Proposal:
     def settings(self) -> dict[str, Any]:
         """Fields of the configuration and their values."""
         halved = all(step == (2, 2, 2) for step in self.strides)
-        return {
+        few = {"model.deep_supervision": False} if len(self.channels) < 4 else {}  # none to see to
+        return few | {
             "data.spacing_mm": self.spacing_mm,
             "data.window_hu": self.window_hu,
             "data.patch": self.patch,

@@ -60,7 +60,7 @@ def test_output_follows_the_input_at_every_level(config):
 
 @pytest.mark.parametrize("deep_supervision", [False, True])
 def test_a_new_network_takes_few_voxels_for_nodule(config, deep_supervision):
-    config.model.deep_supervision = deep_supervision
+    config.model.update(channels=(4, 4, 4, 4), deep_supervision=deep_supervision)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 16, 1)), jnp.float32)
     for logits in unet.build(config, nnx.Rngs(0)).all_levels(x):
         middle = jnp.median(jax.nn.sigmoid(logits))
@@ -106,6 +106,7 @@ def test_bfloat16_computes_close_to_float32(config):
         ({"encoder": "residual", "blocks": (1, 0)}, "config.model.blocks"),
         ({"encoder": "residual", "stochastic_depth": 1.0}, "config.model.stochastic_depth"),
         ({"stochastic_depth": 0.1}, "config.model.stochastic_depth"),
+        ({"channels": (4, 8, 8), "deep_supervision": True}, "config.model.deep_supervision"),
     ],
 )
 def test_choice_that_does_not_exist_is_named(config, change, named):

@@ -95,6 +95,14 @@ def test_a_proposal_is_at_the_dataset_s_spacing_with_the_nodules_window():
     assert "7 GB" in reasons[-1]
 
 
+def test_scans_too_small_for_four_levels_are_planned_without_deep_supervision():
+    small = scans((1.0, 1.0, 1.0), (16, 16, 16), 100)
+    proposal, _ = nnunet.propose(fingerprint(*small), 8.0, 1, lambda _: 0)
+    assert len(proposal.channels) == 3 and not proposal.config().model.deep_supervision
+    larger, _ = nnunet.propose(fingerprint(*LUNA16), 8.0, 1, lambda _: 0)
+    assert larger.config().model.deep_supervision
+
+
 def test_devices_that_do_not_divide_the_batch():
     with pytest.raises(InputError, match="--devices=3: nnU-Net's batch of 2 does not divide"):
         nnunet.propose(fingerprint(*LUNA16), 8.0, 3, lambda _: 0)
