@@ -20,7 +20,6 @@ import fcntl
 import json
 import os
 import pathlib
-import runpy
 import shutil
 import sys
 import uuid
@@ -61,7 +60,7 @@ def plan(ablation: ConfigDict, data: pathlib.Path, out: pathlib.Path) -> list[Ru
       InputError: there is no such base, or a change sets what its configuration does not have, or
         what the one dataset cannot have.
     """
-    base = load_base(ablation.base)
+    base = command.read_config(ablation.base, "config.base")
     runs: list[Run] = []
     for seed in range(ablation.seeds):
         for change in (BASE, *ablation.changes):
@@ -91,15 +90,6 @@ def plan(ablation: ConfigDict, data: pathlib.Path, out: pathlib.Path) -> list[Ru
             folder = out / "runs" / change / f"seed{seed}"
             runs.append(Run(change, seed, folder, set_by, config))
     return runs
-
-
-def load_base(base: str) -> ConfigDict:
-    """The configuration of a file of configs/, with a variant after a colon."""
-    path, _, variant = base.partition(":")
-    try:
-        return runpy.run_path(path)["get_config"](*[variant] * bool(variant)).lock()
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"config.base = {base}: cannot be read ({error})") from error
 
 
 def flattened(tree: dict, prefix: str = "") -> dict[str, Any]:

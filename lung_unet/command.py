@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import pathlib
+import runpy
 import select
 import sys
 from collections.abc import Callable, Iterator
@@ -103,6 +104,19 @@ def define_config(default: str | None = None) -> flags.FlagHolder:
         return config_flags.DEFINE_config_file(
             "config", default, "Configuration file, as configs/unet3d.py:smoke.", lock_config=True
         )
+
+
+def read_config(given: str, given_as: str) -> ConfigDict:
+    """The configuration of a file of configs/, with a variant after a colon.
+
+    Raises:
+      InputError: there is none; `given_as` is what it was given as.
+    """
+    path, _, variant = given.partition(":")
+    try:
+        return runpy.run_path(path)["get_config"](*[variant] * bool(variant)).lock()
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{given_as} = {given}: cannot be read ({error})") from error
 
 
 def required(name: str) -> str:

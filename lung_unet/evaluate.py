@@ -27,8 +27,9 @@ refused.
 scans together: LUNA16's cross-validation, with the FROC of the union of their marks.
 --compare takes two folders that were scored on the same scans: of runs, ensembles, or gathered.
 
-With --classifier, the workdir of a run of configs/classifier3d.py, metrics and report also have the
-FROC of the same marks as both stages score them; candidates_second_stage.csv lists them.
+With --classifier, the workdir of a run of configs/classifier3d.py, both stages decide what is a
+finding of the mask, and metrics and report also have the FROC of the same marks as both score them;
+candidates_second_stage.csv lists these. --output keeps the scores of the segmentation alone.
 """
 
 import json

@@ -21,9 +21,9 @@ suffix and series add their UID. For each scan, the output folder gets
     NAME_segmentation.dcm      for DICOM, where something was found: a DICOM Segmentation; it copies
                                patient and study of the source, and no other file does
 
-With --classifier, the workdir of a run of configs/classifier3d.py, findings also have the second
-stage's nodule_probability, malignancy (1 to 5) and score of both stages, and a PNG
-NAME_finding_001_why.png of what it looked at.
+With --classifier, the workdir of a run of configs/classifier3d.py, both stages decide what is a
+finding; each also has the second stage's nodule_probability, malignancy (1 to 5) and score of both
+stages, and a PNG NAME_finding_001_why.png of what it looked at.
 
 A scan that cannot be read is named in a line, the others go on, and the command exits 1.
 """
@@ -114,6 +114,9 @@ def predict(
         second = open_second_stage(classifier, members[0]) if classifier else None
         if second:
             made_with["classifier_step"] = second.settings["step"]
+            if second.finding_threshold is not None:
+                made_with["score_threshold"] = second.finding_threshold
+                del made_with["finding_threshold"]
         for source, result in track(scans, "predict", len(inputs.scans), disable=total == 1):
             if isinstance(result, InputError):
                 fail(result)

@@ -11,7 +11,7 @@ from lung_unet.data.manifest import Dataset
 from lung_unet.errors import InputError
 from lung_unet.evaluation.collect import TRAINED, Collector
 from lung_unet.evaluation.judge import NAME, SecondStage, identity_of, store
-from lung_unet.evaluation.second_stage import best_weight, measure
+from lung_unet.evaluation.second_stage import best_finding_threshold, best_weight, measure
 from lung_unet.evaluation.second_stage_report import WHY_NOT, why_no_auc
 from lung_unet.files import write_text
 from lung_unet.restore import restore_classifier, restore_predictor
@@ -67,10 +67,14 @@ def evaluate_candidates(
         folder = workdir / "evaluation" / of
         return second.judge_split(dataset, of, collect(of), folder, collect.settings)
 
-    weight, cpm = best_weight(judged("validation", 0.5))
+    validated = judged("validation", 0.5)
+    weight, cpm = best_weight(validated)
     if given is not None:
         weight, cpm = given, None
-    store(workdir, SecondStage(classifier, weight, rated, settings), cpm)
+    counted = zip(validated, collect("validation"), strict=True)
+    regions = [scan | {k: own[k] for k in ("voxels", "truth")} for scan, own in counted]
+    threshold = best_finding_threshold(regions, weight)
+    store(workdir, SecondStage(classifier, weight, rated, settings, threshold), cpm)
     scans = judged(split, weight)
     measured, _, _ = measure(scans, weight)
     metrics = {
@@ -82,7 +86,7 @@ def evaluate_candidates(
             **measured["intervals"],
             "sensitivity": dict.fromkeys(measured["sensitivity"]),
         },
-        "thresholds": {"weight": weight},
+        "thresholds": {"weight": weight, "finding_threshold": threshold},
         "split": split,
         "step": step,
     }
@@ -115,7 +119,13 @@ def open_second_stage(workdir: pathlib.Path, first: runs.Run) -> SecondStage:
     try:
         entry = json.loads((workdir / NAME).read_text(encoding="utf-8"))
         if entry["settings"] == settings:
-            return SecondStage(classifier, float(entry["weight"]), bool(entry["rated"]), settings)
+            return SecondStage(
+                classifier,
+                float(entry["weight"]),
+                bool(entry["rated"]),
+                settings,
+                entry["finding_threshold"],
+            )
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise InputError(

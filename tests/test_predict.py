@@ -112,6 +112,12 @@ def test_a_second_stage_adds_its_columns_and_pictures(run, make_scan, tmp_path, 
         assert found["classifier_step"] == 3
         assert found["findings"][0]["malignancy"] == (4.5 if rated else None)
         assert (out / "a_finding_001_why.png").read_bytes().startswith(b"\x89PNG")
+    strict = SecondStage(Sure(), 1.0, True, {"step": 3}, 0.95)
+    monkeypatch.setattr("lung_unet.second_stage.open_second_stage", lambda *_: strict)
+    predict.predict([folder], tmp_path / "a.mha", out, classifier=tmp_path / "cls")
+    found = json.loads((out / "a_findings.json").read_text())
+    assert found["findings"] == [] and found["score_threshold"] == 0.95
+    assert not sitk.GetArrayFromImage(sitk.ReadImage(out / "a_mask.nii.gz")).any()
     predict.predict([folder], tmp_path / "a.mha", out)
     assert not list(out.glob("*_why.png"))
     assert "malignancy" not in (out / "a_findings.csv").read_text()

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from lung_unet import workdir as runs
 from lung_unet.command import frozen
 from lung_unet.data.crops import NOT_RATED, Crop, crop_size, cut, write_crops
+from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.records import ScanRecord
 from lung_unet.data.scan import Finding
@@ -28,6 +29,7 @@ from lung_unet.evaluation.candidates import VERSION, find_candidates, marks_of
 from lung_unet.evaluation.ensemble import Predict
 from lung_unet.evaluation.froc import finding_rows, within
 from lung_unet.evaluation.operating_point import operating_point
+from lung_unet.evaluation.operating_search import region_voxels
 from lung_unet.evaluation.resume import each_scan, member
 from lung_unet.files import write_text
 from lung_unet.train.classification import FOLDER
@@ -41,9 +43,17 @@ class Found(NamedTuple):
     centre_mm: np.ndarray
     probability: float | None
     nodule: bool | None = None  # None: LUNA16's rule says
+    voxels: list[int] | None = None  # of a region of the mask: in nodules, and elsewhere
 
 
-Finder = Callable[[ScanRecord], list[Found]]
+class Seen(NamedTuple):
+    """The candidates of a scan, and the voxels of all its nodules where voxels were counted."""
+
+    found: list[Found]
+    truth: int | None = None
+
+
+Finder = Callable[[ScanRecord], Seen]
 Restore = Callable[[pathlib.Path, ConfigDict], tuple[Predict, int]]
 
 
@@ -85,14 +95,16 @@ class Collector:
         """Of each scan of a split {"series_uid", "marks", "nodules", "excluded", "crops"}.
 
         marks: rows z, y, x, probability (None where a list gave them), of the segmentation if there
-        is one; nodules and excluded as FROC takes them; crops: how many were cut of each kind.
+        is one; nodules and excluded as FROC takes them; crops: how many were cut of each kind;
+        voxels: of each mark on a region of the mask, as `region_voxels` has them (else None);
+        truth: voxels of all nodules (None where a list gave the marks).
         """
         folder = self._folder / split
         return each_scan(
             self._dataset,
             split,
             folder,
-            self.settings,
+            self.settings | {"voxels": True},
             lambda record: self._examine(record, folder if split in TRAINED else None),
             f"candidates, {split}",
         )
@@ -122,17 +134,23 @@ class Collector:
         predictor, step = restore(workdir, run.config)
         point = operating_point([run], [step], workdir)
         self.settings["segmentation"] = member(run, step) | vars(point)
+        readers = agreement(run.config.data)
         faintest = min(self._config.candidates.threshold, point.candidate_threshold)
 
-        def find(record: ScanRecord) -> list[Found]:
+        def find(record: ScanRecord) -> Seen:
             volume = record.volume
             values = predictor(volume.hu, volume.lungs)
             sure, faint = (
                 find_candidates(values, volume, threshold, point.min_diameter_mm)
                 for threshold in (point.threshold, faintest)
             )
-            marks = marks_of(sure, faint, point.threshold)
-            return [Found(mark.centre_mm, mark.probability) for mark in marks]
+            counts, truth = region_voxels(values, {point.threshold: sure}, record, readers)
+            voxels = dict(zip(map(id, sure), counts[point.threshold].tolist(), strict=True))
+            found = [
+                Found(mark.centre_mm, mark.probability, voxels=voxels.get(id(mark)))
+                for mark in marks_of(sure, faint, point.threshold)
+            ]
+            return Seen(found, truth)
 
         return find
 
@@ -145,19 +163,24 @@ class Collector:
                 "candidates of these scans"
             )
         self.settings["csv"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        return lambda record: [
-            Found(row.centre_mm, None, row.nodule) for row in table.get(record.series_uid, ())
-        ]
+
+        def find(record: ScanRecord) -> Seen:
+            listed = table.get(record.series_uid, ())
+            return Seen([Found(row.centre_mm, None, row.nodule) for row in listed])
+
+        return find
 
     def _examine(self, record: ScanRecord, folder: pathlib.Path | None) -> dict:
-        found = [find(record) for find in self._finders]
+        seen = [find(record) for find in self._finders]
         nodules, excluded = finding_rows(record.findings)
-        crops = self._cut(record, [c for own in found for c in own]) if folder else []
+        crops = self._cut(record, [c for own in seen for c in own.found]) if folder else []
         if folder:
             write_crops(folder, record.series_uid, crops)
         return {
             "series_uid": record.series_uid,
-            "marks": [[*map(float, c.centre_mm), c.probability] for c in found[0]],
+            "marks": [[*map(float, c.centre_mm), c.probability] for c in seen[0].found],
+            "voxels": [c.voxels for c in seen[0].found],
+            "truth": seen[0].truth,
             "nodules": nodules,
             "excluded": excluded,
             "crops": {

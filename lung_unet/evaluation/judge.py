@@ -13,8 +13,10 @@ from lung_unet.data.manifest import Dataset
 from lung_unet.data.records import ScanRecord
 from lung_unet.data.volume import Volume
 from lung_unet.evaluation.attribution_map import draw_attribution
+from lung_unet.evaluation.candidates import Candidate
 from lung_unet.evaluation.classifier import CandidateClassifier
 from lung_unet.evaluation.froc import finding_rows, within
+from lung_unet.evaluation.operating_point import OperatingPoint
 from lung_unet.evaluation.resume import each_scan, saved
 from lung_unet.evaluation.second_stage import Opinion, pooled
 from lung_unet.files import write_text
@@ -32,6 +34,7 @@ class SecondStage:
     weight: float
     rated: bool  # whether readers' ratings of malignancy taught it
     settings: dict
+    finding_threshold: float | None = None  # of both stages' score; None: the segmentation's counts
 
     def __call__(
         self, volume: Volume, centres_mm: list[np.ndarray], probability: list[float]
@@ -43,6 +46,33 @@ class SecondStage:
             Opinion(float(p), float(m) if self.rated else None, float(score))
             for p, m, score in zip(second, malignancy, scores, strict=True)
         ]
+
+    def findings(
+        self, volume: Volume, regions: list[Candidate], point: OperatingPoint
+    ) -> list[tuple[Candidate, Opinion]]:
+        """Which regions, of those above the mask's threshold, are in it, and what is said of them.
+
+        `point` decides where no threshold of both stages' score was chosen.
+        """
+        first = [region.probability for region in regions]
+        opinions = self(volume, [region.centre_mm for region in regions], first)
+        if self.finding_threshold is None:
+            kept = point.findings(regions)
+            return [(r, o) for r, o in zip(regions, opinions, strict=True) if r in kept]
+        return [
+            (region, opinion)
+            for region, opinion in zip(regions, opinions, strict=True)
+            if opinion.score > self.finding_threshold
+        ]
+
+    @property
+    def decides(self) -> dict[str, Any]:
+        """All that its findings depend on, as JSON."""
+        return {
+            "weight": self.weight,
+            "finding_threshold": self.finding_threshold,
+            "settings": self.settings,
+        }
 
     def picture(self, volume: Volume, centre_mm: np.ndarray, large: bool = False) -> bytes:
         """A PNG of what the classifier looked at, as `draw_attribution`."""
@@ -128,6 +158,7 @@ def store(workdir: pathlib.Path, second: SecondStage, cpm: float | None) -> None
     """Keeps what was chosen on the validation split, and the CPM there."""
     entry = {
         "weight": second.weight,
+        "finding_threshold": second.finding_threshold,
         "rated": second.rated,
         "cpm": cpm,
         "settings": second.settings,

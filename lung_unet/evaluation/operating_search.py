@@ -69,44 +69,58 @@ def overlap(
 
     `found` are the regions at each threshold. A voxel belongs to the most probable one beside it.
     """
-    volume, limits = record.volume, values["finding_threshold"]
-    truth = truth_mask(volume.source.shape, record.findings, consensus)
-    low, box = onto_source(probability, volume.grid, volume.source)
-    covered = tuple(slice(l, l + n) for l, n in zip(low, box.shape, strict=True))
-    nodule, counted = truth[covered], ~record.ignored()[covered]
-    total = np.count_nonzero(truth)
+    limits = np.array(values["finding_threshold"])
+    regions = {threshold: found[threshold] for threshold in values["threshold"]}
+    voxels, total = region_voxels(probability, regions, record, consensus)
     counts = []
-    for threshold in values["threshold"]:
-        ranks = region_ranks(found[threshold], volume, limits)
-        rank = onto_source(ranks, volume.grid, volume.source, nearest=True)[1]
-        mask = (box > threshold) & counted
-        hit, wrong = (
-            np.bincount(rank[mask & side], minlength=len(limits) + 2)[::-1].cumsum()[::-1][2:]
-            for side in (nodule, ~nodule)
-        )
+    for threshold, candidates in regions.items():
+        kept = np.array([c.probability for c in candidates]) > limits[:, None]
+        hit, wrong = (kept @ voxels[threshold]).T
         counts.append(np.stack([hit, wrong, total - hit], 1).tolist())
     return counts
 
 
-def region_ranks(
-    candidates: list[Candidate], volume: Volume, limits: tuple[float, ...]
-) -> np.ndarray:
-    """uint8 (z, y, x) of the volume: in and beside each region 1 + how many limits its probability
-    is above; 0 elsewhere.
+def region_voxels(
+    probability: np.ndarray,
+    regions: dict[float, list[Candidate]],
+    record: ScanRecord,
+    consensus: int,
+) -> tuple[dict[float, np.ndarray], int]:
+    """({threshold: (regions, 2)}, total): the mask's voxels that belong to each of the regions at a
+    threshold, in nodules and elsewhere, and those of all nodules; on the scan's own grid.
+    """
+    volume = record.volume
+    truth = truth_mask(volume.source.shape, record.findings, consensus)
+    low, box = onto_source(probability, volume.grid, volume.source)
+    covered = tuple(slice(l, l + n) for l, n in zip(low, box.shape, strict=True))
+    nodule, counted = truth[covered], ~record.ignored()[covered]
+    voxels = {}
+    for threshold, candidates in regions.items():
+        numbers = onto_source(
+            region_numbers(candidates, volume), volume.grid, volume.source, nearest=True
+        )[1]
+        mask = (box > threshold) & counted
+        sides = (numbers[mask & side] for side in (nodule, ~nodule))
+        counts = [np.bincount(side, minlength=len(candidates) + 1)[1:] for side in sides]
+        voxels[threshold] = np.stack(counts, 1)
+    return voxels, int(np.count_nonzero(truth))
+
+
+def region_numbers(candidates: list[Candidate], volume: Volume) -> np.ndarray:
+    """int32 (z, y, x) of the volume: in and beside each region its number, from 1; 0 elsewhere.
 
     Beside is as far as a voxel of the scan's grid can be from the region that it is made of.
     """
     step = volume.source.to_lps()[0].spacing_mm / volume.grid.spacing_mm
     reach = np.ceil(np.maximum(1, step)).astype(int)
-    ranks = np.zeros(volume.grid.shape, np.uint8)
-    for candidate in reversed(candidates):  # the most probable last
+    numbers = np.zeros(volume.grid.shape, np.int32)
+    for number, candidate in reversed(list(enumerate(candidates, 1))):  # the most probable last
         first, last = np.array([(s.start, s.stop) for s in candidate.box]).T
-        low, high = np.maximum(0, first - reach), np.minimum(ranks.shape, last + reach)
+        low, high = np.maximum(0, first - reach), np.minimum(numbers.shape, last + reach)
         mask = np.pad(candidate.mask, np.stack([first - low, high - last], 1))
         near = ndimage.maximum_filter(mask, tuple(2 * reach + 1))
-        rank = 1 + np.searchsorted(limits, candidate.probability)
-        ranks[tuple(map(slice, low, high))][near] = rank
-    return ranks
+        numbers[tuple(map(slice, low, high))][near] = number
+    return numbers
 
 
 def best(scans: list[dict], values: Values) -> tuple[dict[str, float], dict]:

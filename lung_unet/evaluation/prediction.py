@@ -60,7 +60,12 @@ def predict_scan(
     low, part = onto_source(values, volume.grid, scan.grid)
     probability[_box(low, low + part.shape)] = np.rint(np.multiply(part, 255, out=part), out=part)
     regions = find_candidates(values, volume, point.threshold, point.min_diameter_mm)
-    candidates = point.findings(regions)
+    opinions: list[Opinion] = []
+    if second:
+        judged = second.findings(volume, regions, point)
+        candidates, opinions = [c for c, _ in judged], [o for _, o in judged]
+    else:
+        candidates = point.findings(regions)
     labels, boxes = label_candidates(candidates, values, volume, point.threshold)
     detections = [
         Detection(
@@ -74,9 +79,6 @@ def predict_scan(
         for number, (c, box) in enumerate(zip(candidates, boxes, strict=True), 1)
     ]
     if second:
-        opinions = second(
-            volume, [d.centre_mm for d in detections], [d.probability for d in detections]
-        )
         pictures = [second.picture(volume, d.centre_mm, large=True) for d in detections[:DRAWN]]
         detections = [
             dataclasses.replace(d, opinion=o, looked_at=picture)

@@ -14,6 +14,7 @@ from lung_unet.evaluation.calibration import calibration_bins
 from lung_unet.evaluation.candidates import Candidate, find_candidates, marks_of, mask_on_source
 from lung_unet.evaluation.ensemble import Predict, with_variance
 from lung_unet.evaluation.froc import finding_rows
+from lung_unet.evaluation.judge import SecondStage
 from lung_unet.evaluation.operating_point import OperatingPoint
 from lung_unet.evaluation.pictures import draw_pictures
 from lung_unet.evaluation.uncertainty import boundary, regions_of
@@ -21,9 +22,16 @@ from lung_unet.evaluation.voxel import NoduleScore, score
 
 
 def score_scan(
-    predictor: Predict, config: ConfigDict, record: ScanRecord, point: OperatingPoint
+    predictor: Predict,
+    config: ConfigDict,
+    record: ScanRecord,
+    point: OperatingPoint,
+    second: SecondStage | None = None,
 ) -> dict[str, Any]:
     """The scores of one scan, all but calibration and pictures on its own grid.
+
+    With a second stage, the mask's regions are those that both stages take for findings; the marks
+    and their probability are the segmentation's all the same.
 
     series_uid; voxels: what voxel.Counts holds; metrics: of the whole scan; false_positives:
     predicted regions; nodules: of each, {"facts", "metrics"}; marks, included and excluded: rows as
@@ -33,6 +41,8 @@ def score_scan(
     probability, variance = with_variance(predictor, volume.hu, volume.lungs)
     sure = find_candidates(probability, volume, point.threshold, point.min_diameter_mm)
     candidates = point.findings(sure)
+    if second:
+        candidates = [region for region, _ in second.findings(volume, sure, point)]
     faint = find_candidates(probability, volume, point.candidate_threshold, point.min_diameter_mm)
     marks = marks_of(sure, faint, point.threshold)
     prediction = mask_on_source(probability, candidates, volume, point.threshold)

@@ -3,7 +3,8 @@
 A mark's score is their logarithmic opinion pool (Genest & Zidek 1986, doi 10.1214/ss/1177013825):
 the logit is the mean of both logits, the classifier's with a weight of 0 to 1, so that either alone
 is a choice too. The weight is chosen on the validation split by CPM and kept, with all that it
-depends on, in second_stage.json of the classifier's workdir; ties go to one half.
+depends on, in second_stage.json of the classifier's workdir; ties go to one half. So is the score
+that a region of the mask must exceed to be a finding, by the Dice of all scans' voxels.
 """
 
 from typing import Any, NamedTuple
@@ -71,6 +72,33 @@ def best_weight(scans: list[dict]) -> tuple[float, float | None]:
     options = [(froc_at(scans, weight).cpm, weight) for weight in WEIGHTS]
     cpm, weight = max(options, key=lambda option: (option[0] or 0.0, -abs(option[1] - 0.5)))
     return weight, cpm
+
+
+def best_finding_threshold(scans: list[dict], weight: float) -> float | None:
+    """The score of both stages above which the regions of the mask have together the highest Dice
+    of all scans' voxels; None where there is no such region or no nodule.
+
+    A scan is as `rows_of` takes it, with the "voxels" of its marks and its "truth", as
+    collect.py:Collector gives them. The threshold lies midway to the best region left out, by
+    logits; where none is, it is 0.
+    """
+    rows = [
+        (score, *voxels)
+        for scan, marks in zip(scans, rows_of(scans, weight), strict=True)
+        for score, voxels in zip(marks[:, 3].tolist(), scan["voxels"], strict=True)
+        if voxels is not None
+    ]
+    truth = sum(scan["truth"] or 0 for scan in scans)
+    if not rows or not truth:
+        return None
+    scores, hit, wrong = np.array(sorted(rows, reverse=True)).T
+    hit, wrong = hit.cumsum(), wrong.cumsum()
+    dice = 2 * hit / (hit + wrong + truth)
+    following = np.append(scores[1:], 0.0)
+    last = int(np.argmax(np.where(scores > following, dice, -1.0)))
+    if last == len(scores) - 1:
+        return 0.0
+    return float(expit(logit(scores[[last, last + 1]]).mean()))
 
 
 def measure(scans: list[dict], weight: float) -> tuple[dict[str, Any], Froc, Froc | None]:

@@ -69,6 +69,7 @@ def section(judged: Judged, figures: dict[str, bytes]) -> str:
     facts = {
         "CPM gained": gain,
         "Weight of the classifier": metrics["weight"],
+        "Findings of the mask: score above": metrics["finding_threshold"],
         "Marks": metrics["marks"],
         "Average precision": metrics["average_precision"],
         "Malignancy, mean error": metrics["malignancy_mae"],

@@ -48,17 +48,19 @@ def evaluate_split(
     again. The predictor is any function of HU and lungs to probability; `members` say all that it
     depends on, each with the `step` of a checkpoint. One that works on another grid than the
     dataset's is given the volume of the record that `view` returns. What the report says `about`
-    the model is by default `about_model`. With a second stage, metrics and report also have what it
-    makes of the same marks.
+    the model is by default `about_model`. With a second stage, both decide what is a finding of the
+    mask, and metrics and report also have what it makes of the marks.
     """
     point = choose(predictor, config, dataset, workdir, members, view)
     settings = made_with(config, dataset, members) | {"point": vars(point)}
+    if second:
+        settings["second_stage"] = second.decides
     scored = each_scan(
         dataset,
         split,
         folder_of(workdir, split),
         settings,
-        lambda record: score_scan(predictor, config, view(record), point),
+        lambda record: score_scan(predictor, config, view(record), point, second),
         "evaluate",
     )
     made = {
@@ -73,7 +75,7 @@ def evaluate_split(
         scored,
         [point.finding_threshold] * len(scored),
         made | ({"second_stage": judged.metrics} if judged else {}),
-        (about or about_model(config, dataset, members)) | facts(config, dataset, point),
+        (about or about_model(config, dataset, members)) | facts(config, dataset, point, second),
         read_rows(workdir / JSONL),
         judged,
     )
@@ -135,6 +137,7 @@ def judge(
     folder = folder_of(workdir, f"second_stage_{split}")
     scans = second.judge_split(dataset, split, scored, folder, settings)
     metrics, froc, first = measure(scans, second.weight)
+    metrics["finding_threshold"] = second.finding_threshold
     assert first is not None  # each of these marks has a probability
     rows = (
         (s["series_uid"], x, y, z, score, probability, *opinion)
@@ -192,15 +195,21 @@ def about_model(config: ConfigDict, dataset: Dataset, members: Sequence[dict]) -
     }
 
 
-def facts(config: ConfigDict, dataset: Dataset, point: OperatingPoint) -> dict[str, str]:
+def facts(
+    config: ConfigDict, dataset: Dataset, point: OperatingPoint, second: SecondStage | None
+) -> dict[str, str]:
     """What a reader of the report wants to know of how it was scored."""
     counts = dataset.manifest["counts"]
+    limit = f"above {point.finding_threshold:g}"
+    if second and second.finding_threshold is not None:
+        limit = f"that both stages score above {second.finding_threshold:.3g}"
     return {
         "Dataset": f"{dataset.folder.name}: {counts['scans']} scans, {counts['nodules']} nodules",
         "Truth": f"voxels that {agreement(config.data)} or more readers outlined",
-        "Mask": f"probability above {point.threshold:g} in regions above "
-        f"{point.finding_threshold:g}, from {point.min_diameter_mm:g} mm",
-        "FROC's marks": f"all these regions, and fainter ones above {point.candidate_threshold:g}",
+        "Mask": f"probability above {point.threshold:g} in regions {limit}, from "
+        f"{point.min_diameter_mm:g} mm",
+        "FROC's marks": f"all regions above {point.threshold:g}, and fainter ones above "
+        f"{point.candidate_threshold:g}",
     }
 
 

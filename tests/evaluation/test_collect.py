@@ -56,6 +56,7 @@ def test_crops_of_a_list_are_nodules_and_what_lies_elsewhere(second_config, csv,
     fewer = Collector(tmp_path / "fewer", second_config, dataset, restore_predictor)("train")
     assert [scan["crops"]["other"] for scan in fewer] == [1, 1]
     assert [len(scan["marks"]) for scan in fewer] == [5, 5]
+    assert fewer[0]["voxels"] == [None] * 5 and fewer[0]["truth"] is None
 
 
 def test_marks_of_a_segmentation_are_its_froc_marks(
@@ -68,6 +69,8 @@ def test_marks_of_a_segmentation_are_its_froc_marks(
     )
     assert len(scan["marks"]) == 1 and scan["marks"][0][3] == pytest.approx(0.9)
     assert scan["crops"] == {"nodule": 2, "other": 0, "rated": 0}
+    ((hit, wrong),) = scan["voxels"]
+    assert 0 < hit < scan["truth"] and wrong > 0
 
 
 def test_luna16s_rule_says_what_a_mark_is_on():

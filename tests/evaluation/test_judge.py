@@ -1,11 +1,14 @@
 """A second stage beside a segmentation: what it says of marks, in metrics and report."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from lung_unet.evaluation.candidates import Candidate
 from lung_unet.evaluation.judge import SecondStage
+from lung_unet.evaluation.operating_point import OperatingPoint
 from lung_unet.evaluation.split import evaluate_split
 
 MEMBERS = [{"step": 7}]
@@ -44,6 +47,39 @@ def test_metrics_and_report_have_both_stages(config, dataset, oracle, second, tm
     evaluate_split(oracle(shift=1), config, dataset, "test", tmp_path, MEMBERS)
     assert "second_stage" not in json.loads((tmp_path / "metrics.json").read_text())
     assert not (tmp_path / "figures" / "second_stage.png").exists()
+
+
+def test_both_stages_decide_what_is_in_the_mask(config, dataset, oracle, second, tmp_path):
+    def scored(name, finding_threshold):
+        stages = dataclasses.replace(second, finding_threshold=finding_threshold)
+        predictor = oracle(shift=1)
+        metrics = evaluate_split(
+            predictor, config, dataset, "test", tmp_path / name, MEMBERS, stages
+        )
+        assert metrics["second_stage"]["finding_threshold"] == finding_threshold
+        return metrics
+
+    alone, kept, dropped = scored("a", None), scored("b", 0.0), scored("c", 0.99)
+    assert alone["found"] == kept["found"] == 1 and alone["nodule_dice"] == kept["nodule_dice"] > 0
+    assert dropped["found"] == dropped["nodule_dice"] == 0 and dropped["recall"] == 0
+    assert dropped["cpm"] == alone["cpm"] == 1  # the segmentation's marks are what they were
+    again = scored("c", 0.0)  # what was scored for another threshold is scored anew
+    assert again["found"] == 1
+
+
+def test_a_region_is_a_finding_by_the_score_of_both_stages(second):
+    def region(x, probability):
+        mask = np.ones((1, 1, 1), bool)
+        box = (slice(0, 1),) * 3
+        return Candidate(np.array([0, 0, x]), 5.0, probability, probability, box, mask)
+
+    regions = [region(1.0, 0.6), region(-1.0, 0.6), region(2.0, 0.01)]
+    point = OperatingPoint(0.005, 0.5, 0.005, 0.0)
+    second = dataclasses.replace(second, finding_threshold=0.5)
+    ((one, opinion),) = second.findings(None, regions, point)
+    assert one is regions[0] and opinion.score > 0.5
+    unset = dataclasses.replace(second, finding_threshold=None)
+    assert [r for r, _ in unset.findings(None, regions, point)] == regions[:2]
 
 
 def test_without_ratings_nothing_is_said_of_malignancy(second, dataset, tmp_path):

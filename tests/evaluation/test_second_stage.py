@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from lung_unet.evaluation.second_stage import best_weight, measure, pooled
+from lung_unet.evaluation.second_stage import (
+    best_finding_threshold,
+    best_weight,
+    measure,
+    pooled,
+    rows_of,
+)
 
 RADIUS_MM = 5.0
 
@@ -42,6 +48,38 @@ def test_a_right_second_stage_is_weighed_in_and_a_wrong_one_out():
         mark[3] = 0.9 - 0.05 * i  # the segmentation is right
     assert best_weight(wrong) == (0.0, 1.0)
     assert best_weight([scan(nodules=0)]) == (0.5, None)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_threshold_of_findings_has_the_highest_dice_of_all(seed):
+    rng = np.random.default_rng(seed)
+    scans = [scan(), scan(nodules=1, others=9), scan(nodules=0)]
+    for one in scans:
+        one["opinions"] = [[p, 3.0] for p in rng.choice([0.1, 0.3, 0.5, 0.8], len(one["marks"]))]
+        one["voxels"] = rng.integers(0, 50, (len(one["marks"]), 2)).tolist()
+        one["voxels"][-1] = None  # a fainter mark is not in the mask
+        one["truth"] = 200
+
+    def dice(limit):
+        kept = [
+            voxels
+            for one, rows in zip(scans, rows_of(scans, 0.5), strict=True)
+            for score, voxels in zip(rows[:, 3], one["voxels"], strict=True)
+            if voxels is not None and score > limit
+        ]
+        hit, wrong = np.sum(kept, 0) if kept else (0, 0)
+        return 2 * hit / (hit + wrong + 600)
+
+    best = best_finding_threshold(scans, 0.5)
+    assert dice(best) == max(dice(limit) for limit in np.linspace(0, 1, 200)) > 0
+
+
+def test_without_regions_or_nodules_no_threshold_of_findings_is_chosen():
+    one = scan() | {"voxels": [None] * 8, "truth": 200}
+    assert best_finding_threshold([one], 0.5) is None
+    assert best_finding_threshold([one | {"voxels": [[0, 9]] * 8, "truth": 0}], 0.5) is None
+    assert best_finding_threshold([one | {"truth": None}], 0.5) is None
+    assert best_finding_threshold([one | {"voxels": [[9, 0]] * 8}], 0.5) == 0  # all are right
 
 
 def test_what_is_gained_is_the_difference_on_the_same_marks():

@@ -2,18 +2,20 @@
 
     python -m lung_unet.benchmark.peers --luna16=DIR [--lidc_xml=DIR] --out=DIR --minutes=30
         --peers_python=PYTHON [--config=configs/unet3d.py:peer_cpu] [--config.key=value]
+        [--classifier=configs/classifier3d.py:smoke --classifier_share=0.35]
 
 PYTHON is that of an environment made with requirements-peers.txt; launch/side_by_side.sh makes it.
 The scans of the training split train each system, by its own recipe, for so many minutes by the
 clock; planning, preprocessing and caching come before and are told apart. Each system then predicts
 validation and test scans by its own means (--nomirrors spares the peers' eight mirrors, which take
-long on a CPU; --plan_gb has nnU-Net plan for less memory than a GPU's 8 GB). All are scored by
+long on a CPU; --plan_gb has nnU-Net plan for less memory than a GPU's 8 GB). With --classifier, a
+share of our minutes goes to a second stage, and both stages are a system too. All are scored by
 lung_unet.evaluate's code on the scans' own grids, each at the operating point that is best for it
 on the validation split.
 
 What was done is kept in OUT, and a system that is done is not run again; one that was interrupted
-starts anew. OUT/ours, OUT/nnunet and OUT/monai hold metrics.json and report.html, and can be given
-to lung_unet.evaluate --compare. The table is printed, and written as comparison.md and .json.
+starts anew. OUT/ours, OUT/ours/two_stages, OUT/nnunet and OUT/monai hold metrics.json and can be
+given to lung_unet.evaluate --compare. The table is printed, and written as comparison.md and .json.
 """
 
 import pathlib
@@ -48,6 +50,7 @@ def run(out: pathlib.Path, arguments: list[str]) -> None:
 def main() -> None:
     from lung_unet.benchmark.peers.convert import convert
     from lung_unet.benchmark.peers.score import score
+    from lung_unet.benchmark.peers.second_stage import BOTH
     from lung_unet.benchmark.peers.table import side_by_side, write_table
     from lung_unet.data.datasets import settings_of
     from lung_unet.data.manifest import Dataset
@@ -66,7 +69,8 @@ def main() -> None:
 
     given = [a for a in sys.argv[1:] if a.startswith("--config")]
     ours = [sys.executable, "-m", f"{PACKAGE}.ours", *given, f"--config.data.dir={out / 'data'}"]
-    run(out / "ours", [*ours, f"--minutes={minutes}"])
+    ours += [f"--minutes={minutes}", f"--classifier={flags.FLAGS.classifier}"]
+    run(out / "ours", [*ours, f"--classifier_share={flags.FLAGS.classifier_share}"])
     shared = [f"--raw={out / 'raw'}", f"--minutes={minutes}", f"--device={flags.FLAGS.device}"]
     shared += [f"--mirrors={int(flags.FLAGS.mirrors)}"]
     nnunet = [python, "-m", f"{PACKAGE}.nnunet", *shared, f"--plan_gb={flags.FLAGS.plan_gb}"]
@@ -81,7 +85,10 @@ def main() -> None:
     peers = [out / "nnunet", out / "monai"]
     for peer in peers:
         score(peer, source, dataset, config)
-    print(write_table(side_by_side(out / "ours", peers), minutes, out))
+    first, others = out / "ours", peers
+    if flags.FLAGS.classifier:
+        first, others = out / "ours" / BOTH, [out / "ours", *peers]
+    print(write_table(side_by_side(first, others), minutes, out))
 
 
 if __name__ == "__main__":
@@ -91,6 +98,8 @@ if __name__ == "__main__":
     flags.DEFINE_float("minutes", 30.0, "To train, by the clock, each.", lower_bound=0)
     flags.DEFINE_string("peers_python", None, "Python with nnunetv2 and monai.")
     flags.DEFINE_string("device", "cpu", "Where the peers run: cpu or cuda.")
+    flags.DEFINE_string("classifier", "", "Configuration of our second stage; empty: none.")
+    flags.DEFINE_float("classifier_share", 0.35, "Of our minutes, for the second stage.")
     flags.DEFINE_bool("mirrors", True, "Whether the peers average eight mirrors, as they do.")
     flags.DEFINE_float("plan_gb", 8.0, "GPU memory that nnU-Net plans for; 8 is its own default.")
     command.define_config("configs/unet3d.py")

@@ -3,7 +3,7 @@
 import pytest
 
 from lung_unet.benchmark.peers.budget import iterations
-from lung_unet.benchmark.peers.ours import PROBE_STEPS, VALIDATIONS, steps_that_fit
+from lung_unet.benchmark.peers.schedule import PROBE_STEPS, VALIDATIONS, steps_that_fit
 from lung_unet.errors import InputError
 
 
@@ -42,5 +42,5 @@ def test_steps_validations_and_compilation_fill_the_budget():
     steps = steps_that_fit(seconds, PROBE_STEPS, 600)
     spent = 30 + VALIDATIONS * 4 + steps * 10 / PROBE_STEPS
     assert 0.95 * 600 < spent <= 600
-    with pytest.raises(InputError, match="give more minutes"):
+    with pytest.raises(InputError, match="give more --minutes"):
         steps_that_fit(seconds, PROBE_STEPS, 72)

@@ -1,0 +1,81 @@
+"""Our second stage within the same budget, and both stages as a system of its own.
+
+What the second stage takes (predicting the training scans for candidates, and training on them) is
+part of the budget; choosing thresholds, and the weight of each stage, on the validation split is
+not, as it is not for any system.
+"""
+
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from lung_unet.benchmark.peers.exchange import read_system, spending, write_system
+from lung_unet.benchmark.peers.schedule import probe, scheduled
+from lung_unet.data.manifest import Dataset
+from lung_unet.evaluation.judge import SecondStage
+from lung_unet.evaluation.resume import folder_of, scored_split, write_result
+from lung_unet.evaluation.second_stage import rows_of
+from lung_unet.files import write_text
+from lung_unet.second_stage import collect_crops, evaluate_candidates, open_second_stage
+from lung_unet.train.classification import FOLDER
+from lung_unet.train.loop import train
+from lung_unet.workdir import claim, load
+
+BOTH = "two_stages"
+
+
+def train_second_stage(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    first: pathlib.Path,
+    dataset: Dataset,
+    budget_s: float,
+    seconds: dict[str, float],
+) -> SecondStage:
+    """Trains a classifier on the candidates of a segmentation run whose thresholds are chosen.
+
+    `seconds["train"]` is what the segmentation took, and then what both did, of `budget_s`.
+
+    Raises:
+      InputError: what is left of the budget is too little.
+    """
+    config = config.copy_and_resolve_references()
+    config.candidates.workdir = str(first)
+    with spending(seconds, "train"):
+        collect_crops(workdir, config, dataset)
+    steps = probe(config, dataset, budget_s - seconds["train"], workdir / FOLDER)
+    config = scheduled(config, steps)
+    claim(workdir, config, dataset)
+    with spending(seconds, "train"):
+        train(config, dataset, workdir)
+    evaluate_candidates(workdir, config, dataset, "validation")
+    return open_second_stage(workdir, load(first))
+
+
+def write_both(out: pathlib.Path, second: SecondStage, dataset: Dataset) -> None:
+    """Of a run that was scored with a second stage, writes OUT/two_stages: the same scans, their
+    marks with the score of both stages, so that its FROC is that of both."""
+    scored, settings = scored_split(out, "test")
+    folder = folder_of(out, "second_stage_test")
+    judged = second.judge_split(dataset, "test", list(scored.values()), folder, settings)
+    for scan, marks in zip(judged, rows_of(judged, second.weight), strict=True):
+        uid = scan["series_uid"]
+        result = scored[uid] | {"marks": marks.tolist()}
+        path = folder_of(out / BOTH, "test") / f"{uid}.json"
+        write_result(path, settings, len(scored), result)
+    metrics = json.loads((out / "metrics.json").read_text())
+    both = metrics["second_stage"]
+    metrics |= {
+        "cpm": both["cpm"],
+        "sensitivity": both["sensitivity"],
+        "intervals": metrics["intervals"] | {"cpm": both["intervals"]["cpm"]},
+    }
+    write_text(out / BOTH / "metrics.json", json.dumps(metrics, indent=1))
+    system = read_system(out)
+    write_system(
+        out / BOTH,
+        f"{system['name']}, both stages",
+        system["seconds"],
+        iterations=system["iterations"],
+    )
