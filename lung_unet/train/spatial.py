@@ -1,7 +1,7 @@
 """Geometric augmentation of one patch: image and labels move together.
 
-Volumes are (D, H, W). Labels take the nearest voxel; what turns in from beyond the patch is air to
-the network and ignored by the loss.
+Volumes are (D, H, W). Labels take the nearest voxel; what turns in from beyond the patch is the
+patch mirrored at its faces, image and labels, as air there would be edges that no scan has.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,7 @@ from jax import lax
 from jax.scipy.ndimage import map_coordinates
 from ml_collections import ConfigDict
 
-from lung_unet.data.scan import IGNORE
 from lung_unet.train.separable import separable
-
-AIR = -1.0  # in window units
 
 Pair = tuple[jax.Array, jax.Array]  # image and labels
 
@@ -54,8 +51,8 @@ def warp(key: jax.Array, c: ConfigDict, both: Pair) -> Pair:
             grid += jnp.where(drawn[2], displacement(draws[2], c.elastic, image.shape), 0.0)
         where = list(jnp.tensordot(matrix, grid, 1) + centre[:, None, None, None])
         return (
-            map_coordinates(image, where, 1, "constant", AIR),
-            map_coordinates(labels, where, 0, "constant", IGNORE),
+            map_coordinates(image, where, 1, "reflect"),
+            map_coordinates(labels, where, 0, "reflect"),
         )
 
     return lax.cond(drawn.any(), change, lambda both: both, both)

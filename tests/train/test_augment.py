@@ -64,7 +64,7 @@ def test_turns_move_labels_with_the_image_and_reach_all_sixteen(quiet):
 
 @pytest.mark.parametrize("name", (*SPATIAL, *TURNS, *INTENSITY))
 def test_each_change_at_probability_one_changes_every_sample_and_stays_in_the_window(quiet, name):
-    quiet.augment.elastic.update(spacing=5, magnitude=(1.0, 2.0))
+    quiet.augment.elastic.update(spacing=5, magnitude=(2.0, 3.0))
     quiet.augment[name].probability = 1.0
     hu, labels = batch(3)
     image, out = run(hu, labels, keys(3), quiet)

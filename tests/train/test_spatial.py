@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lung_unet.data.scan import IGNORE
 from lung_unet.train import spatial
 
 KEY = jax.random.key(0)
 SIZE = 24
+AIR = -1.0
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def blob():
         [[[6]]], [[[8]]], [[[5]]]
     ]  # fmt: skip
     inside = np.linalg.norm(place, axis=0) < 1
-    image = np.where(inside, 1, spatial.AIR).astype(np.float32)
+    image = np.where(inside, 1, AIR).astype(np.float32)
     return jnp.asarray(image), jnp.asarray(inside.astype(np.uint8) * 4)
 
 
@@ -47,23 +47,34 @@ def test_labels_follow_an_image_that_is_its_own_label(c, name, change):
     assert 2 * (bright & marked).sum() / (bright.sum() + marked.sum()) > 0.94
     still = np.asarray(both[1]) == 4
     assert 2 * (still & marked).sum() / (still.sum() + marked.sum()) < 0.9  # it did move
-    assert set(np.unique(labels).tolist()) <= {0, 4, IGNORE}
+    assert set(np.unique(labels).tolist()) <= {0, 4}
 
 
-def test_factors_above_one_magnify_and_what_was_not_seen_is_ignored_air(c):
+def test_factors_above_one_magnify(c):
     image, labels = blob()
-    for factor in (0.6, 1.25):
+    for factor in (0.8, 1.25):
         c.scale.update(probability=1.0, factor=(factor, factor))
-        scaled, marks = warp(c, (image, labels))
+        _, marks = warp(c, (image, labels))
         volume = (marks == 4).sum() / (labels == 4).sum()
         assert volume == pytest.approx(factor**3, rel=0.1)
-        outside = marks == IGNORE
-        assert bool(outside[0, 0, 0]) == (factor < 1) and np.allclose(scaled[outside], spatial.AIR)
+
+
+def test_what_was_not_seen_is_mirrored_labels_too(c):
+    c.rotate.update(probability=1.0, degrees=(20.0, 30.0))
+    c.scale.update(probability=1.0, factor=(0.5, 0.6))
+    alike = jnp.full((SIZE,) * 3, 0.3), jnp.full((SIZE,) * 3, 4, jnp.uint8)
+    image, labels = warp(c, alike)
+    np.testing.assert_allclose(image, 0.3, atol=1e-5)
+    assert (labels == 4).all()
+    half = np.indices((SIZE,) * 3)[2] < 4  # at a face, so beyond it too
+    image, labels = warp(c, (jnp.where(half, 1.0, AIR), jnp.asarray(half, jnp.uint8)))
+    assert ((np.asarray(image) > 0) == (np.asarray(labels) == 1)).mean() > 0.98
+    assert labels.mean() > 0.9 * half.mean()  # half as thick, and seen twice
 
 
 def test_anisotropic_scaling_draws_each_axis_alone(c):
     ball = np.linalg.norm(np.indices((SIZE,) * 3) - (SIZE - 1) / 2, axis=0) < 8
-    both = jnp.where(ball, 1.0, spatial.AIR), jnp.asarray(ball, jnp.uint8)
+    both = jnp.where(ball, 1.0, AIR), jnp.asarray(ball, jnp.uint8)
 
     def extents(isotropic):
         c.scale.update(probability=1.0, factor=(0.5, 1.0), isotropic=isotropic)
