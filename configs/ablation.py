@@ -17,15 +17,13 @@ def get_config() -> ConfigDict:
     config.overrides = ConfigDict()  # of all runs
     config.overrides.evaluation = {"overlap": 0.25}  # half of a run would be evaluation
     config.changes = ConfigDict({
-        "no rotation, scaling": off("rotate", "scale", "rotate90"),
-        "no flips": off("flip"),
-        "elastic deformation": {"augment": {"elastic": {"probability": 0.2}}},
-        "no noise, blur, resolution": off("noise", "blur", "low_resolution"),
-        "no brightness, contrast, gamma": off("brightness", "contrast", "gamma", "gamma_inverted"),
-        "no augmentation": off(
-            "rotate", "scale", "rotate90", "flip", "elastic", "noise", "blur", "low_resolution",
-            "brightness", "contrast", "gamma", "gamma_inverted",
+        "rotation, scaling": augmented(rotate=0.2, scale=0.2),
+        "elastic deformation": augmented(elastic=0.2),
+        "brightness, contrast, gamma": augmented(
+            brightness=0.15, contrast=0.15, gamma=0.3, gamma_inverted=0.1
         ),
+        "no flips, turns": augmented(flip=0.0, rotate90=0.0),
+        "no augmentation": augmented(flip=0.0, rotate90=0.0, noise=0.0),
         "no Dice of each nodule": {"loss": {"name": "dice_ce"}},
         "no average of the weights": {"optimizer": {"ema": 0.0}},
         "hard negatives": {"data": {"mining": {"every": 100}}},
@@ -43,5 +41,5 @@ def get_config() -> ConfigDict:
     return config
 
 
-def off(*families: str) -> dict:
-    return {"augment": {family: {"probability": 0.0} for family in families}}
+def augmented(**probability: float) -> dict:
+    return {"augment": {family: {"probability": p} for family, p in probability.items()}}
