@@ -172,6 +172,8 @@ def _cpu(config: ConfigDict) -> None:
     _smoke(config)
     config.data.spacing_mm = 1.5
     config.data.block = (60, 60, 60)  # more to crop from, as every block is read many times
+    config.augment.rotate.probability = 0.2
+    config.augment.scale.probability = 0.2
     config.optimizer.learning_rate = 4e-3
     config.optimizer.warmup_steps = 100
     config.optimizer.ema = 0.998

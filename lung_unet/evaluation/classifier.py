@@ -15,8 +15,9 @@ from lung_unet.errors import InputError
 from lung_unet.parallel.mesh import REPLICATED
 from lung_unet.train.augment import window
 from lung_unet.train.classification import opinions
-from lung_unet.train.spatial import AIR
 from lung_unet.train.step import Apply
+
+AIR = -1.0  # in window units
 
 
 class CandidateClassifier:
