@@ -49,13 +49,24 @@ def warp(key: jax.Array, c: ConfigDict, both: Pair) -> Pair:
         grid = jnp.indices(image.shape) - centre[:, None, None, None]
         if c.elastic.probability > 0:
             grid += jnp.where(drawn[2], displacement(draws[2], c.elastic, image.shape), 0.0)
-        where = list(jnp.tensordot(matrix, grid, 1) + centre[:, None, None, None])
+        place = jnp.tensordot(matrix, grid, 1) + centre[:, None, None, None]
+        where = [mirrored(at, size) for at, size in zip(place, image.shape, strict=True)]
         return (
-            map_coordinates(image, where, 1, "reflect"),
-            map_coordinates(labels, where, 0, "reflect"),
+            map_coordinates(image, where, 1, "nearest"),
+            map_coordinates(labels, where, 0, "nearest"),
         )
 
     return lax.cond(drawn.any(), change, lambda both: both, both)
+
+
+def mirrored(place: jax.Array, size: int) -> jax.Array:
+    """Positions along an axis of so many voxels, those beyond its faces mirrored to within.
+
+    Once for both volumes: map_coordinates' own "reflect" mirrors each neighbour's index, and takes
+    more than twice as long.
+    """
+    within = jnp.mod(place + 0.5, 2 * size)
+    return jnp.minimum(within, 2 * size - within) - 0.5
 
 
 def _angles(key: jax.Array, c: ConfigDict) -> jax.Array:

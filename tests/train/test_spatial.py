@@ -72,6 +72,13 @@ def test_what_was_not_seen_is_mirrored_labels_too(c):
     assert labels.mean() > 0.9 * half.mean()  # half as thick, and seen twice
 
 
+def test_positions_beyond_a_face_are_those_that_lie_as_far_within():
+    padded = np.pad(np.arange(5), 7, "symmetric")
+    places = spatial.mirrored(jnp.arange(-7.0, 12.0), 5)
+    np.testing.assert_array_equal(places, padded)
+    np.testing.assert_allclose(spatial.mirrored(jnp.array([-0.7, 4.7]), 5), [-0.3, 4.3], atol=1e-6)
+
+
 def test_anisotropic_scaling_draws_each_axis_alone(c):
     ball = np.linalg.norm(np.indices((SIZE,) * 3) - (SIZE - 1) / 2, axis=0) < 8
     both = jnp.where(ball, 1.0, AIR), jnp.asarray(ball, jnp.uint8)
