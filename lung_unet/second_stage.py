@@ -62,20 +62,21 @@ def evaluate_candidates(
     rated = sum(scan["crops"]["rated"] for scan in collect("train")) > 0
     settings = identity_of(workdir, config, runs.identity(dataset), step)
 
-    def judged(of: str, weight: float) -> list[dict]:
+    def judged(of: str, found: list[dict], weight: float) -> list[dict]:
         second = SecondStage(classifier, weight, rated, settings)
         folder = workdir / "evaluation" / of
-        return second.judge_split(dataset, of, collect(of), folder, collect.settings)
+        return second.judge_split(dataset, of, found, folder, collect.settings)
 
-    validated = judged("validation", 0.5)
+    found = collect("validation")
+    validated = judged("validation", found, 0.5)
     weight, cpm = best_weight(validated)
     if given is not None:
         weight, cpm = given, None
-    counted = zip(validated, collect("validation"), strict=True)
-    regions = [scan | {k: own[k] for k in ("voxels", "truth")} for scan, own in counted]
+    both = zip(validated, found, strict=True)
+    regions = [scan | {k: own[k] for k in ("voxels", "truth")} for scan, own in both]
     threshold = best_finding_threshold(regions, weight)
     store(workdir, SecondStage(classifier, weight, rated, settings, threshold), cpm)
-    scans = judged(split, weight)
+    scans = judged(split, collect(split), weight)
     measured, _, _ = measure(scans, weight)
     metrics = {
         **{k: v for k, v in measured.items() if k not in ("weight", "first_stage", "intervals")},

@@ -53,7 +53,7 @@ class Seen(NamedTuple):
     truth: int | None = None
 
 
-Finder = Callable[[ScanRecord], Seen]
+Finder = Callable[[ScanRecord, bool], Seen]  # whether voxels are to be counted
 Restore = Callable[[pathlib.Path, ConfigDict], tuple[Predict, int]]
 
 
@@ -97,15 +97,16 @@ class Collector:
         marks: rows z, y, x, probability (None where a list gave them), of the segmentation if there
         is one; nodules and excluded as FROC takes them; crops: how many were cut of each kind;
         voxels: of each mark on a region of the mask, as `region_voxels` has them (else None);
-        truth: voxels of all nodules (None where a list gave the marks).
+        truth: voxels of all nodules (None where a list gave the marks). Both are counted on the
+        validation split alone, where they choose a threshold.
         """
-        folder = self._folder / split
+        folder, counted = self._folder / split, split == "validation"
         return each_scan(
             self._dataset,
             split,
             folder,
-            self.settings | {"voxels": True},
-            lambda record: self._examine(record, folder if split in TRAINED else None),
+            self.settings | {"voxels": counted},
+            lambda record: self._examine(record, folder if split in TRAINED else None, counted),
             f"candidates, {split}",
         )
 
@@ -137,19 +138,19 @@ class Collector:
         readers = agreement(run.config.data)
         faintest = min(self._config.candidates.threshold, point.candidate_threshold)
 
-        def find(record: ScanRecord) -> Seen:
+        def find(record: ScanRecord, counted: bool) -> Seen:
             volume = record.volume
             values = predictor(volume.hu, volume.lungs)
             sure, faint = (
                 find_candidates(values, volume, threshold, point.min_diameter_mm)
                 for threshold in (point.threshold, faintest)
             )
+            marks = marks_of(sure, faint, point.threshold)
+            if not counted:
+                return Seen([Found(mark.centre_mm, mark.probability) for mark in marks])
             counts, truth = region_voxels(values, {point.threshold: sure}, record, readers)
-            voxels = dict(zip(map(id, sure), counts[point.threshold].tolist(), strict=True))
-            found = [
-                Found(mark.centre_mm, mark.probability, voxels=voxels.get(id(mark)))
-                for mark in marks_of(sure, faint, point.threshold)
-            ]
+            voxels = dict(zip(sure, counts[point.threshold].tolist(), strict=True))
+            found = [Found(m.centre_mm, m.probability, voxels=voxels.get(m)) for m in marks]
             return Seen(found, truth)
 
         return find
@@ -164,14 +165,14 @@ class Collector:
             )
         self.settings["csv"] = hashlib.sha256(path.read_bytes()).hexdigest()
 
-        def find(record: ScanRecord) -> Seen:
+        def find(record: ScanRecord, _: bool) -> Seen:
             listed = table.get(record.series_uid, ())
             return Seen([Found(row.centre_mm, None, row.nodule) for row in listed])
 
         return find
 
-    def _examine(self, record: ScanRecord, folder: pathlib.Path | None) -> dict:
-        seen = [find(record) for find in self._finders]
+    def _examine(self, record: ScanRecord, folder: pathlib.Path | None, counted: bool) -> dict:
+        seen = [find(record, counted) for find in self._finders]
         nodules, excluded = finding_rows(record.findings)
         crops = self._cut(record, [c for own in seen for c in own.found]) if folder else []
         if folder:
