@@ -112,8 +112,10 @@ def train(network: DynUNet, loader: DataLoader, budget_s: float, device: torch.d
 
 
 @torch.inference_mode()
-def predict(network: DynUNet, image: torch.Tensor, size: list[int], mirrors: bool) -> torch.Tensor:
-    """Nodule probability (1, 1, x, y, z), the mean over the mirrors."""
+def predict(
+    network: DynUNet, image: torch.Tensor, size: list[int], windows: int, mirrors: bool
+) -> torch.Tensor:
+    """Nodule probability (1, 1, x, y, z), the mean over the mirrors; so many windows at once."""
     views = [[a + 2 for a in AXES if view >> a & 1] for view in range(8 if mirrors else 1)]
 
     def window(x: torch.Tensor) -> torch.Tensor:
@@ -123,7 +125,7 @@ def predict(network: DynUNet, image: torch.Tensor, size: list[int], mirrors: boo
         return total / len(views)
 
     network.eval()
-    return sliding_window_inference(image, size, 1, window, overlap=0.5, mode="gaussian")
+    return sliding_window_inference(image, size, windows, window, overlap=0.5, mode="gaussian")
 
 
 def write_probabilities(network: DynUNet, device: torch.device, flags: Any) -> None:
@@ -134,7 +136,8 @@ def write_probabilities(network: DynUNet, device: torch.device, flags: Any) -> N
         loader = DataLoader([load({"image": str(path)})], batch_size=1)
         scan = next(iter(loader))
         image = scan["image"].to(device)
-        scan["probability"] = predict(network, image, flags.window, bool(flags.mirrors)).cpu()
+        probability = predict(network, image, flags.window, flags.batch, bool(flags.mirrors))
+        scan["probability"] = probability.cpu()
         (scan,) = decollate_batch(scan)
         own = back(scan)["probability"][0].numpy()  # (x, y, z), as the file is
         exchange.write_probability(flags.out, uid, np.clip(own.transpose(2, 1, 0), 0, 1))
