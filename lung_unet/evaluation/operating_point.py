@@ -10,7 +10,8 @@ finding_threshold     not below it, of a region's own probability to be in the m
                       would not mind false positives). So what is surely a nodule can be drawn to
                       its faint edge, and what is as faint everywhere left out
 candidate_threshold   not above it, for FROC's fainter marks; and
-min_diameter_mm       of what is kept of mask and marks: together, the highest CPM
+min_diameter_mm       of what is kept of mask and marks: together, the highest CPM. Not above 3 mm,
+                      LUNA16's smallest nodule: on few scans a larger one looks better by chance
 """
 
 import dataclasses
@@ -89,15 +90,16 @@ def choose(
     given = _given(config)
     if len(given) == len(GRID):
         return OperatingPoint(**given)
-    settings = made_with(config, dataset, members)
-    stored = _stored(workdir)
-    if stored and stored[1] == settings:
-        return stored[0]
     values = GRID | {name: (number,) for name, number in given.items()}
     if "finding_threshold" not in given:  # all regions of the mask's own can be kept
         values["finding_threshold"] = tuple(
             sorted({*GRID["finding_threshold"], *values["threshold"]})
         )
+    grid = {name: list(numbers) for name, numbers in values.items()}
+    settings = made_with(config, dataset, members) | {"grid": grid}
+    stored = _stored(workdir)
+    if stored and stored[1] == settings:
+        return stored[0]
     scans = each_scan(
         dataset,
         "validation",

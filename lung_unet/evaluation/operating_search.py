@@ -19,7 +19,7 @@ GRID: Values = {
     "threshold": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     "finding_threshold": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98),
     "candidate_threshold": (0.02, 0.05, 0.1, 0.2, 0.3),
-    "min_diameter_mm": (0.0, 2.0, 3.0, 4.0, 5.0),
+    "min_diameter_mm": (0.0, 2.0, 3.0),  # not above 3: the smallest nodule that LUNA16 counts
 }
 DEFAULT = {
     "threshold": 0.5,

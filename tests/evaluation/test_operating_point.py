@@ -162,6 +162,14 @@ def test_it_is_kept_for_its_checkpoints_and_settings(oracle, config, dataset, wo
         operating_point([run, run], [7, 8], workdir)
 
 
+def test_it_is_chosen_anew_of_another_grid(oracle, config, dataset, workdir, monkeypatch):
+    choose(oracle(), config, dataset, workdir, STEP_7)
+    monkeypatch.setitem(GRID, "min_diameter_mm", (1.0,))
+    again = oracle()
+    point = choose(again, config, dataset, workdir, STEP_7)
+    assert again.calls == 1 and point.min_diameter_mm == 1.0
+
+
 def test_numbers_of_the_configuration_hold(oracle, config, dataset, workdir):
     run = dataclasses.replace(load(workdir), config=config)
     config.evaluation.threshold = 0.15
