@@ -33,7 +33,8 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.dir = ""  # a prepared dataset; empty: that of the segmentation run
-    config.data.fold = 0  # the subset to test on; the next one validates
+    # The subset to test on; the next one validates. Empty: that of the segmentation run.
+    config.data.fold = placeholder(int)
     config.data.window_hu = (-1000.0, 400.0)  # mapped to -1 … 1
     config.data.patch = (32, 32, 32)  # voxels (z, y, x) of each scale; the crop is twice that
     config.data.nodule_fraction = 0.5  # of the candidates of a batch

@@ -13,7 +13,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path` that takes its name if the block ends without error.
 
     The temporary name keeps the suffixes (writers choose a format by them) and starts with a dot,
-    so that no reader's pattern matches what an interrupted run left.
+    by which `remove_leftovers` knows what an interrupted run left.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

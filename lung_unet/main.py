@@ -44,10 +44,16 @@ def run_job(start: float) -> None:
     from lung_unet.model import classifier
     from lung_unet.model.summary import print_summary
     from lung_unet.parallel import distributed
-    from lung_unet.second_stage import collect_crops, evaluate_candidates, open_candidates
+    from lung_unet.second_stage import (
+        collect_crops,
+        evaluate_candidates,
+        open_candidates,
+        open_collector,
+    )
     from lung_unet.train.goodput import Goodput
     from lung_unet.train.loop import train
     from lung_unet.train.preemption import Preemption
+    from lung_unet.train.task import check
     from lung_unet.workdir import claim, load
 
     config, first = _CONFIG.value, jax.process_index() == 0
@@ -57,6 +63,7 @@ def run_job(start: float) -> None:
         describe(config)
         return
     workdir = pathlib.Path(command.required("workdir"))
+    check(config)
     describe(config)
 
     def opened(make: bool) -> Dataset:
@@ -66,9 +73,11 @@ def run_job(start: float) -> None:
 
     if first:
         dataset = opened(make=True)
+        # Before the workdir is this run's, as it may refuse the configuration.
+        collector = open_collector(workdir, config, dataset) if classifies else None
         claim(workdir, config, dataset)
-        if classifies:
-            collect_crops(workdir, config, dataset)
+        if collector:
+            collect_crops(collector)
     distributed.wait("data")
     if not first:
         dataset = opened(make=False)

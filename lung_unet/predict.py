@@ -79,6 +79,7 @@ def predict(
     from lung_unet.evaluation.operating_point import operating_point
     from lung_unet.evaluation.prediction import predict_scan
     from lung_unet.evaluation.prediction_files import write_prediction
+    from lung_unet.evaluation.resume import member
     from lung_unet.members import check_together
     from lung_unet.restore import restore_runs
     from lung_unet.second_stage import open_second_stage
@@ -113,6 +114,8 @@ def predict(
             model = f"mean of {len(steps)} runs"
         second = open_second_stage(classifier, members[0]) if classifier else None
         if second:
+            ran = [member(run, step) for run, step in zip(members, steps, strict=True)]
+            second = second.beside(ran, point)
             made_with["classifier_step"] = second.settings["step"]
             if second.finding_threshold is not None:
                 made_with["score_threshold"] = second.finding_threshold

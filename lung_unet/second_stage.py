@@ -18,7 +18,9 @@ from lung_unet.restore import restore_classifier, restore_predictor
 
 
 def open_candidates(config: ConfigDict) -> Dataset:
-    """`config.data.dir`, or where that is empty the dataset of the segmentation run.
+    """`config.data.dir`, or where that is empty the dataset of the segmentation run; its fold too.
+
+    A fold that is not given becomes that of the run in the configuration, or 0 without one.
 
     Raises:
       InputError: neither is given, or it is no prepared dataset.
@@ -29,18 +31,28 @@ def open_candidates(config: ConfigDict) -> Dataset:
             "config.candidates.workdir is empty: give a segmentation run, or config.candidates.csv "
             "with a prepared dataset as config.data.dir"
         )
-    dataset = Dataset(folder or runs.load(pathlib.Path(run)).dataset, config.data.fold)
+    fold = 0
+    if run:
+        first = runs.load(pathlib.Path(run))
+        folder, fold = folder or str(first.dataset), first.config.data.fold
+    if config.data.fold is None:
+        config.data.fold = fold
+    dataset = Dataset(folder, config.data.fold)
     print(f"data: {dataset.folder}, at {dataset.spacing_mm:g} mm")
     return dataset
 
 
-def collect_crops(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
-    """Cuts the crops that training needs into the workdir, and says how many.
+def open_collector(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> Collector:
+    """What finds the candidates; writes nothing yet.
 
     Raises:
       InputError: as `Collector`, or training began on the candidates of another checkpoint.
     """
-    collect = Collector(workdir, config, dataset, restore_predictor)
+    return Collector(workdir, config, dataset, restore_predictor)
+
+
+def collect_crops(collect: Collector) -> None:
+    """Cuts the crops that training needs into the collector's workdir, and says how many."""
     for split in TRAINED:
         counts = [scan["crops"] for scan in collect(split)]
         nodule, other, rated = (sum(c[k] for c in counts) for k in ("nodule", "other", "rated"))
@@ -58,7 +70,7 @@ def evaluate_candidates(
     if given is not None and not 0 <= given <= 1:
         raise InputError(f"config.evaluation.weight = {given:g}: choose 0 to 1")
     classifier, step = restore_classifier(workdir, config)
-    collect = Collector(workdir, config, dataset, restore_predictor)
+    collect = open_collector(workdir, config, dataset)
     rated = sum(scan["crops"]["rated"] for scan in collect("train")) > 0
     settings = identity_of(workdir, config, runs.identity(dataset), step)
 
@@ -75,7 +87,8 @@ def evaluate_candidates(
     both = zip(validated, found, strict=True)
     regions = [scan | {k: own[k] for k in ("voxels", "truth")} for scan, own in both]
     threshold = best_finding_threshold(regions, weight)
-    store(workdir, SecondStage(classifier, weight, rated, settings, threshold), cpm)
+    first = collect.settings.get("segmentation")
+    store(workdir, SecondStage(classifier, weight, rated, settings, threshold, first), cpm)
     scans = judged(split, collect(split), weight)
     measured, _, _ = measure(scans, weight)
     metrics = {
@@ -126,6 +139,7 @@ def open_second_stage(workdir: pathlib.Path, first: runs.Run) -> SecondStage:
                 bool(entry["rated"]),
                 settings,
                 entry["finding_threshold"],
+                entry["segmentation"],
             )
     except (OSError, ValueError, KeyError, TypeError):
         pass

@@ -29,7 +29,7 @@ GIVE = {  # where a run of another task was given
     "segmentation": "a segmentation run; a classifier is given as --classifier, beside one",
     "classification": "a classifier, a run of configs/classifier3d.py",
 }
-# What may differ when a run goes on: where and how it runs, not what it computes.
+# What may differ when a run goes on: where and how it runs, and how long; not what a step computes.
 FREE = (
     "variant", "data.dir", "data.lidc_xml", "data.threads", "data.prefetch", "data.on_broken",
     "model.remat", "mesh", "timeout_s", "optimizer.shard", "evaluation", "train.steps",

@@ -145,7 +145,7 @@ def shrunk_config_() -> Callable[[], ConfigDict]:
 def second_config() -> ConfigDict:
     """The second stage's smoke configuration, shrunk in the same way."""
     config = smoke_config("classifier3d")
-    config.data.patch = (8, 8, 8)
+    config.data.update(patch=(8, 8, 8), fold=0)
     config.candidates.jitter = 1
     config.model.update(channels=(2, 4), norm="instance")
     config.train.update(steps=4, log_every=1, eval_every=2, checkpoint_every=2, batch_size=4)

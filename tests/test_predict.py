@@ -12,6 +12,8 @@ from lung_unet import predict, workdir
 from lung_unet.data.images import write_image
 from lung_unet.errors import InputError
 from lung_unet.evaluation.judge import SecondStage
+from lung_unet.evaluation.operating_point import operating_point
+from lung_unet.evaluation.resume import member
 
 SUFFIXES = (
     "_mask.nii.gz", "_probability.nii.gz", "_findings.csv", "_findings.json", "_finding_001.png",
@@ -112,7 +114,9 @@ def test_a_second_stage_adds_its_columns_and_pictures(run, make_scan, tmp_path, 
         assert found["classifier_step"] == 3
         assert found["findings"][0]["malignancy"] == (4.5 if rated else None)
         assert (out / "a_finding_001_why.png").read_bytes().startswith(b"\x89PNG")
-    strict = SecondStage(Sure(), 1.0, True, {"step": 3}, 0.95)
+    members = [workdir.load(folder)]
+    beside = member(members[0], 600) | vars(operating_point(members, [600], folder))
+    strict = SecondStage(Sure(), 1.0, True, {"step": 3}, 0.95, beside)
     monkeypatch.setattr("lung_unet.second_stage.open_second_stage", lambda *_: strict)
     predict.predict([folder], tmp_path / "a.mha", out, classifier=tmp_path / "cls")
     found = json.loads((out / "a_findings.json").read_text())

@@ -18,14 +18,14 @@ def classifier(second_config, dataset, tmp_path, monkeypatch):
     runs.claim(folder, second_config, dataset)
     monkeypatch.setattr(module, "restore_classifier", lambda *_: (None, 3))
     settings = identity_of(folder, second_config, runs.identity(dataset), 3)
-    store(folder, SecondStage(None, 0.7, False, settings, 0.4), 0.9)
+    store(folder, SecondStage(None, 0.7, False, settings, 0.4, {"step": 9}), 0.9)
     return folder
 
 
 def test_a_finished_classifier_opens_with_what_was_chosen(classifier, workdir):
     opened = open_second_stage(classifier, runs.load(workdir))
     assert opened.weight == 0.7 and opened.rated is False
-    assert opened.finding_threshold == 0.4
+    assert opened.finding_threshold == 0.4 and opened.segmentation == {"step": 9}
 
 
 def test_each_wrong_classifier_is_one_line(classifier, workdir, monkeypatch):

@@ -15,7 +15,7 @@ import grain
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from lung_unet.data.pipeline import Shards, stream
+from lung_unet.data.pipeline import Shards, mix, stream
 from lung_unet.data.records import decode, encode
 from lung_unet.data.scan import IGNORE
 from lung_unet.data.volume import AIR_HU, Volume
@@ -117,6 +117,11 @@ def training_batches(
     Raises:
       InputError: no nodule, or nothing else, among the candidates, or fewer than a batch of them.
     """
+    if not 0 < nodule_fraction < 1:
+        raise InputError(
+            f"config.data.nodule_fraction = {nodule_fraction:g}: choose above 0 and below 1, as "
+            "what is no nodule must be learnt too"
+        )
     sources = [_source(folder, "train", kind, on_broken) for kind in KINDS]
     for kind, source in zip(("a nodule", "anything but nodules"), sources, strict=True):
         if source is None:
@@ -134,7 +139,7 @@ def training_batches(
         grain.MapDataset.source(source).seed(seed + number).shuffle().repeat()
         for number, source in enumerate(sources)
     ]
-    mixed = grain.MapDataset.mix(parts, [nodule_fraction, 1 - nodule_fraction])
+    mixed = mix(parts[0], parts[1], nodule_fraction)
     moved = mixed.seed(seed + len(parts)).random_map(Jitter(crop_size(patch)))
     return stream(moved, batch_size, threads, prefetch, shard, shards)
 
@@ -148,19 +153,27 @@ def validation_batches(
     shard: int = 0,
     shards: int = 1,
 ) -> list[Batch]:
-    """The same candidates every time, not moved: nodules first, `patches` at most, in full batches.
+    """The same candidates every time, not moved: `patches` at most, in full batches.
 
+    Half are nodules, and half others, where there are so many; each kind is of all scans alike.
     The last batch is filled up with what is ignored.
 
     Raises:
-      InputError: the validation split has no candidates.
+      InputError: the validation split has no candidates, or none are asked for.
     """
+    if patches < 1:
+        raise InputError(f"config.train.validation_patches = {patches}: choose 1 or more")
     sources = [_source(folder, "validation", kind) for kind in KINDS]
-    crops = [source[i] for source in sources if source is not None for i in range(len(source))]
-    if not crops:
+    found = [0 if source is None else len(source) for source in sources]
+    if not any(found):
         raise InputError(f"{folder}: the validation split has no candidates")
-    size = crop_size(patch)
-    rows = [_as_batched(c, (np.array(c.hu.shape) - size) // 2, size) for c in crops[:patches]]
+    nodules = min(found[0], max(-(-patches // 2), patches - found[1]))
+    size, rows = crop_size(patch), []
+    for source, taken in zip(sources, (nodules, min(found[1], patches - nodules)), strict=True):
+        for number in range(taken):
+            assert source is not None
+            crop = source[number * len(source) // taken]
+            rows.append(_as_batched(crop, (np.array(crop.hu.shape) - size) // 2, size))
     ignored = rows[0] | {"nodule": np.array(IGNORE, np.uint8)}
     rows += [ignored] * (-len(rows) % batch_size)
     part = batch_size // shards

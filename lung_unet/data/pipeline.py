@@ -155,7 +155,7 @@ def training_batches(
         raise InputError(f"config.data.nodule_fraction = {nodule_fraction}: choose 0 to 1")
     nodules = _blocks(dataset, "train", "nodule", seed, on_broken)
     background = _blocks(dataset, "train", "background", seed + 1, on_broken, mining)
-    mixed = _mix(nodules, background, nodule_fraction)
+    mixed = mix(nodules, background, nodule_fraction)
     if mixed is None:
         raise InputError(f"{dataset.folder}: the train split has no blocks")
     cropped = mixed.seed(seed + 2).random_map(CropPatch(patch))
@@ -190,7 +190,7 @@ def validation_batches(
     nodules, background = (
         _blocks(dataset, "validation", k, seed) for k in ("nodule", "background")
     )
-    mixed = _mix(nodules, background, 0.5)
+    mixed = mix(nodules, background, 0.5)
     if mixed is None:
         raise InputError(f"{dataset.folder}: the validation split has no blocks")
     cropped = mixed.seed(seed).random_map(CropPatch(patch)).batch(batch_size // shards)
@@ -213,11 +213,11 @@ def _blocks(
     numbers = grain.MapDataset.range(len(shards)).seed(seed).shuffle().repeat()
     if mining:
         drawn = grain.MapDataset.range(1).repeat().random_map(mining.draw, seed=seed)
-        numbers = _mix(drawn, numbers, mining.fraction)
+        numbers = mix(drawn, numbers, mining.fraction)
     return numbers.map(lambda number: (number, shards[number]))
 
 
-def _mix(first: Any, second: Any, share: float) -> Any:
+def mix(first: Any, second: Any, share: float) -> Any:
     """A mix of two datasets; one that has no share or is None is left out."""
     if share == 1 or second is None:
         return first

@@ -100,6 +100,7 @@ class Collector:
         truth: voxels of all nodules (None where a list gave the marks). Both are counted on the
         validation split alone, where they choose a threshold.
         """
+        write_text(self._folder / "settings.json", self._text)
         folder, counted = self._folder / split, split == "validation"
         return each_scan(
             self._dataset,
@@ -110,17 +111,19 @@ class Collector:
             f"candidates, {split}",
         )
 
+    @property
+    def _text(self) -> str:
+        return json.dumps(self.settings, indent=1)
+
     def _check(self, workdir: pathlib.Path) -> None:
         """Training must not go on with other candidates than it began with."""
         path = self._folder / "settings.json"
-        text = json.dumps(self.settings, indent=1)
         trained = (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir())
-        if trained and path.exists() and path.read_text() != text:
+        if trained and path.exists() and path.read_text() != self._text:
             raise InputError(
                 f"{workdir}: was trained on other candidates; config.candidates.workdir or "
                 "config.candidates.csv has changed since, choose another --workdir"
             )
-        write_text(path, text)
 
     def _open_segmentation(self, workdir: pathlib.Path, restore: Restore) -> Finder:
         run = runs.load(workdir)

@@ -3,7 +3,8 @@
 Every metric is a function of what was stored of each scan, so the folds' scans together give the
 cross-validated scores as if one run had scored them all: FROC is that of the union of the folds'
 marks, the protocol of Setio et al. 2017. Each fold keeps the thresholds that were chosen on its own
-validation scans.
+validation scans, and its own second stage where that decided with it what is a finding; FROC is of
+the segmentation's marks all the same.
 """
 
 import pathlib
@@ -13,9 +14,10 @@ from typing import Any
 from lung_unet import __version__
 from lung_unet.errors import InputError
 from lung_unet.evaluation.resume import folder_of, scored_split, write_result
+from lung_unet.evaluation.scoring import VERSION
 from lung_unet.evaluation.split import one_or_all, write_results
 
-OWN = ("fold", "point")  # what each fold has of its own
+OWN = ("fold", "point", "second_stage")  # what each fold has of its own
 OF_A_FOLD = ("config.data.fold", "config.seed")  # and each of its members
 
 
@@ -33,6 +35,11 @@ def gather(workdirs: Sequence[pathlib.Path], split: str, output: pathlib.Path) -
     for workdir, (scans, own) in zip(workdirs, folds, strict=True):
         if workdir.resolve() == output.resolve():
             raise InputError(f"{output}: is one of the folds; choose another --output")
+        if own.get("version") != VERSION:
+            raise InputError(
+                f"{workdir}: was scored by another version of lung_unet; run python -m "
+                f"lung_unet.evaluate --split={split} for it"
+            )
         if isinstance(own["fold"], list):
             raise InputError(f"{workdir}: holds several folds already; give their own workdirs")
         _check(workdirs[0], settings[0], workdir, own)
@@ -42,7 +49,8 @@ def gather(workdirs: Sequence[pathlib.Path], split: str, output: pathlib.Path) -
                     f"{owner[uid]} and {workdir}: both scored {uid}; give each fold once"
                 )
             owner[uid] = workdir
-    together = settings[0] | {key: [own[key] for own in settings] for key in (*OWN, "members")}
+    own_keys = [key for key in (*OWN, "members") if key in settings[0]]
+    together = settings[0] | {key: [own[key] for own in settings] for key in own_keys}
     folder = folder_of(output, split)
     for path in folder.glob("*.json"):
         if path.stem not in owner:
@@ -57,8 +65,7 @@ def gather(workdirs: Sequence[pathlib.Path], split: str, output: pathlib.Path) -
         "step": [one_or_all([m["step"] for m in own["members"]]) for own in settings],
         "folds": [own["fold"] for own in settings],
     }
-    thresholds = [own["point"]["finding_threshold"] for scans, own in folds for _ in scans]
-    return write_results(output, split, scored, thresholds, about, _facts(settings), [])
+    return write_results(output, split, scored, about, _facts(settings), [])
 
 
 def _one_or_each(values: list[float]) -> float | list[float]:
@@ -68,10 +75,8 @@ def _one_or_each(values: list[float]) -> float | list[float]:
 def _facts(folds: list[dict]) -> dict[str, str]:
     """What a reader of the report wants to know of the folds, of which these are the settings."""
     networks = [m for own in folds for m in own["members"]]
-    mask, regions = (
-        ", ".join(f"{own['point'][name]:g}" for own in folds)
-        for name in ("threshold", "finding_threshold")
-    )
+    mask = ", ".join(f"{own['point']['threshold']:g}" for own in folds)
+    regions = ", ".join(map(_limit, folds))
     return {
         "Folds": ", ".join(str(own["fold"]) for own in folds),
         "Checkpoints": "steps " + ", ".join(str(m["step"]) for m in networks),
@@ -81,6 +86,14 @@ def _facts(folds: list[dict]) -> dict[str, str]:
         "Mask": f"probability above {mask} in regions above {regions}, by fold",
         "Versions": f"lung_unet {__version__}",
     }
+
+
+def _limit(fold: dict) -> str:
+    """What decides which regions are findings, in a few words."""
+    both = fold.get("second_stage", {}).get("finding_threshold")
+    if both is not None:
+        return f"{both:.3g} (both stages' score)"
+    return f"{fold['point']['finding_threshold']:g}"
 
 
 def _each(networks: list[dict], key: str, between: str) -> str:
@@ -104,6 +117,7 @@ def _shared(settings: dict) -> dict[str, Any]:
     """What all folds have in common, by names that tell what differs."""
     shared = {key: value for key, value in settings.items() if key not in (*OWN, "members")}
     shared["count of members"] = len(settings["members"])
+    shared["number of stages"] = 2 if "second_stage" in settings else 1
     for number, member in enumerate(settings["members"]):
         where = f"member {number}'s " if number else ""
         for kind in ("config", "evaluation"):

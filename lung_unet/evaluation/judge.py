@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class SecondStage:
     rated: bool  # whether readers' ratings of malignancy taught it
     settings: dict
     finding_threshold: float | None = None  # of both stages' score; None: the segmentation's counts
+    segmentation: dict | None = None  # what weight and threshold were chosen beside; as `beside`
 
     def __call__(
         self, volume: Volume, centres_mm: list[np.ndarray], probability: list[float]
@@ -64,6 +66,21 @@ class SecondStage:
             for region, opinion in zip(regions, opinions, strict=True)
             if opinion.score > self.finding_threshold
         ]
+
+    def beside(self, members: Sequence[dict], point: OperatingPoint) -> "SecondStage":
+        """Itself, for the segmentation that its threshold was chosen with.
+
+        Beside another checkpoint, other thresholds or several networks its threshold means nothing:
+        then, as a line says, the segmentation's own decides what is a finding. `members` are those
+        of resume.py:member.
+        """
+        if [self.segmentation] == [own | vars(point) for own in members]:
+            return self
+        print(
+            "second stage: was not tuned beside this segmentation and its thresholds; it scores, "
+            "and the segmentation alone decides what is a finding"
+        )
+        return dataclasses.replace(self, finding_threshold=None)
 
     @property
     def decides(self) -> dict[str, Any]:
@@ -160,6 +177,7 @@ def store(workdir: pathlib.Path, second: SecondStage, cpm: float | None) -> None
         "weight": second.weight,
         "finding_threshold": second.finding_threshold,
         "rated": second.rated,
+        "segmentation": second.segmentation,
         "cpm": cpm,
         "settings": second.settings,
     }

@@ -25,9 +25,9 @@ from lung_unet import workdir as runs
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.records import ScanRecord
 from lung_unet.errors import InputError
-from lung_unet.evaluation.candidates import Candidate
+from lung_unet.evaluation.candidates import VERSION, Candidate
 from lung_unet.evaluation.ensemble import Predict
-from lung_unet.evaluation.operating_search import GRID, best, examine
+from lung_unet.evaluation.operating_search import GRID, Values, best, examine
 from lung_unet.evaluation.resume import each_scan, made_with, member
 from lung_unet.files import write_text
 
@@ -59,9 +59,13 @@ def operating_point(
     given = _given(members[0].config)
     if len(given) == len(GRID):
         return OperatingPoint(**given)
-    wanted = [member(run, step) for run, step in zip(members, steps, strict=True)]
+    wanted = {
+        "members": [member(run, step) for run, step in zip(members, steps, strict=True)],
+        "candidates": VERSION,
+        "grid": _as_json(_values(given)),
+    }
     stored = _stored(folder)
-    if stored is None or stored[1]["members"] != wanted:
+    if stored is None or not wanted.items() <= stored[1].items():
         names = ",".join(str(run.workdir) for run in members)
         raise InputError(
             f"{folder}: no thresholds were chosen yet for its checkpoint of step {steps[0]}; "
@@ -90,13 +94,8 @@ def choose(
     given = _given(config)
     if len(given) == len(GRID):
         return OperatingPoint(**given)
-    values = GRID | {name: (number,) for name, number in given.items()}
-    if "finding_threshold" not in given:  # all regions of the mask's own can be kept
-        values["finding_threshold"] = tuple(
-            sorted({*GRID["finding_threshold"], *values["threshold"]})
-        )
-    grid = {name: list(numbers) for name, numbers in values.items()}
-    settings = made_with(config, dataset, members) | {"grid": grid}
+    values = _values(given)
+    settings = made_with(config, dataset, members) | {"grid": _as_json(values)}
     stored = _stored(workdir)
     if stored and stored[1] == settings:
         return stored[0]
@@ -136,11 +135,25 @@ def _given(config: ConfigDict) -> dict[str, float]:
     return given
 
 
+def _values(given: dict[str, float]) -> Values:
+    """The grid that the others are chosen from: always with a pair of thresholds, neither of the
+    mask's regions left out nor none fainter, where one alone is given."""
+    values = GRID | {name: (number,) for name, number in given.items()}
+    for name in ("finding_threshold", "candidate_threshold"):
+        if name not in given and "threshold" in given:
+            values[name] = tuple(sorted({*GRID[name], given["threshold"]}))
+    return values
+
+
+def _as_json(values: Values) -> dict[str, list[float]]:
+    return {name: list(numbers) for name, numbers in values.items()}
+
+
 def _stored(workdir: pathlib.Path) -> tuple[OperatingPoint, dict] | None:
     """What was chosen there, and the settings that it was chosen for."""
     try:
         entry = json.loads((workdir / NAME).read_text(encoding="utf-8"))
         point = OperatingPoint(**{name: entry[name] for name in GRID})
-        return point, {"members": None} | entry["settings"]
+        return point, dict(entry["settings"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -113,7 +113,8 @@ def scored_split(workdir: pathlib.Path, split: str) -> tuple[dict[str, dict], di
     """
     if not workdir.is_dir():
         raise InputError(f"{workdir}: no such folder; give the workdir of a scored run")
-    stored = [read_result(path) for path in sorted(folder_of(workdir, split).glob("*.json"))]
+    paths = sorted(folder_of(workdir, split).glob("[!.]*.json"))  # not what a kill left half done
+    stored = [read_result(path) for path in paths]
     entries = [entry for entry in stored if entry is not None]
     remedy = f"run python -m lung_unet.evaluate --split={split} for it"
     if not entries:

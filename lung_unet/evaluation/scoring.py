@@ -20,6 +20,8 @@ from lung_unet.evaluation.pictures import draw_pictures
 from lung_unet.evaluation.uncertainty import boundary, regions_of
 from lung_unet.evaluation.voxel import NoduleScore, score
 
+VERSION = 1  # raised where something else is kept of a scan
+
 
 def score_scan(
     predictor: Predict,
@@ -35,7 +37,7 @@ def score_scan(
 
     series_uid; voxels: what voxel.Counts holds; metrics: of the whole scan; false_positives:
     predicted regions; nodules: of each, {"facts", "metrics"}; marks, included and excluded: rows as
-    FROC takes them; calibration: its bins; pictures: of pictures.Picture.
+    FROC takes them; in_mask: of each mark; calibration: its bins; pictures: of pictures.Picture.
     """
     volume, readers = record.volume, agreement(config.data)
     probability, variance = with_variance(predictor, volume.hu, volume.lungs)
@@ -68,6 +70,7 @@ def score_scan(
         "false_positives": len(result.false_positives),
         "nodules": nodules,
         "marks": [[*map(float, m.centre_mm), m.probability] for m in marks],
+        "in_mask": [mark in candidates for mark in marks],
         "included": included,
         "excluded": excluded,
         "calibration": calibration_bins(probability, truth, ignore).tolist(),

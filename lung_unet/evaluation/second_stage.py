@@ -2,9 +2,10 @@
 
 A mark's score is their logarithmic opinion pool (Genest & Zidek 1986, doi 10.1214/ss/1177013825):
 the logit is the mean of both logits, the classifier's with a weight of 0 to 1, so that either alone
-is a choice too. The weight is chosen on the validation split by CPM and kept, with all that it
-depends on, in second_stage.json of the classifier's workdir; ties go to one half. So is the score
-that a region of the mask must exceed to be a finding, by the Dice of all scans' voxels.
+is a choice too. The weight is chosen on the validation split by CPM and kept, with the classifier's
+checkpoint and the segmentation that it was chosen beside, in second_stage.json of the classifier's
+workdir; ties go to one half. So is the score that a region of the mask must exceed to be a finding,
+by the Dice of all scans' voxels.
 """
 
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ class Opinion(NamedTuple):
 def pooled(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
     """The score of marks with the segmentation's probability, NaN where there is none, and the
     classifier's."""
-    first, second = (np.clip(p, CERTAIN, 1 - CERTAIN) for p in (first, second))
+    first, second = (np.clip(np.asarray(p, float), CERTAIN, 1 - CERTAIN) for p in (first, second))
     both = expit((1 - weight) * logit(first) + weight * logit(second))
     return np.where(np.isnan(first), second, both)
 

@@ -94,8 +94,8 @@ def why_no_auc(metrics: dict[str, Any]) -> str | None:
     if metrics["malignancy_auc"] is not None:
         return None
     if not metrics["rated"]:
-        return "no nodule that was found is rated"
-    return "the nodules found are rated on one side of 3 only"
+        return "no nodule that was found is rated, or the classifier was taught without ratings"
+    return "it takes a nodule found and rated below 3, and one above"
 
 
 def _looked_at(pictures: Sequence[dict[str, Any]]) -> str:

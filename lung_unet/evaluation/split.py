@@ -21,13 +21,15 @@ from lung_unet.evaluation.operating_point import OperatingPoint, choose
 from lung_unet.evaluation.pictures import Picture
 from lung_unet.evaluation.report import write_report
 from lung_unet.evaluation.resume import each_scan, folder_of, made_with
-from lung_unet.evaluation.scoring import score_scan
+from lung_unet.evaluation.scoring import VERSION, score_scan
 from lung_unet.evaluation.second_stage import measure, rows_of
 from lung_unet.evaluation.second_stage_report import Judged
 from lung_unet.evaluation.strata import stratify
 from lung_unet.evaluation.summary import froc_of, summarise
 from lung_unet.files import atomic_path, write_text
 from lung_unet.train.writer import JSONL, read_rows
+
+SECOND_STAGE_MARKS = "candidates_second_stage.csv"
 
 
 def evaluate_split(
@@ -52,8 +54,9 @@ def evaluate_split(
     mask, and metrics and report also have what it makes of the marks.
     """
     point = choose(predictor, config, dataset, workdir, members, view)
-    settings = made_with(config, dataset, members) | {"point": vars(point)}
+    settings = made_with(config, dataset, members) | {"point": vars(point), "version": VERSION}
     if second:
+        second = second.beside(members, point)
         settings["second_stage"] = second.decides
     scored = each_scan(
         dataset,
@@ -73,7 +76,6 @@ def evaluate_split(
         workdir,
         split,
         scored,
-        [point.finding_threshold] * len(scored),
         made | ({"second_stage": judged.metrics} if judged else {}),
         (about or about_model(config, dataset, members)) | facts(config, dataset, point, second),
         read_rows(workdir / JSONL),
@@ -90,7 +92,6 @@ def write_results(
     workdir: pathlib.Path,
     split: str,
     scored: list[dict],
-    thresholds: Sequence[float],
     about: dict[str, Any],
     facts: dict[str, str],
     curves: Rows,
@@ -98,17 +99,19 @@ def write_results(
 ) -> dict:
     """Writes metrics.json, tables, files for FROC and report of scans as `score_scan` gives them.
 
-    `thresholds` are those of each scan's findings; `about` goes into metrics.json, which is
-    returned; `judged` is what a second stage makes of their marks.
+    `about` goes into metrics.json, which is returned; `judged` is what a second stage makes of
+    their marks.
     """
     froc = froc_of(scored)
     nodules = [n["facts"] | n["metrics"] for scan in scored for n in scan["nodules"]]
-    metrics = {**summarise(scored, froc, thresholds), "strata": stratify(nodules), **about}
+    metrics = {**summarise(scored, froc), "strata": stratify(nodules), **about}
     scans = [scan_row(scan) for scan in scored]
     write_text(workdir / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
     write_rows(workdir / "scans.csv", scans)
     write_rows(workdir / "nodules.csv", nodules)
     write_marks(workdir, scored)
+    if judged is None:
+        (workdir / SECOND_STAGE_MARKS).unlink(missing_ok=True)  # of an evaluation before
     write_report(
         workdir / "report.html",
         title=f"Lung nodules, {split} split",
@@ -132,8 +135,7 @@ def judge(
     workdir: pathlib.Path,
     settings: dict,
 ) -> Judged:
-    """What the second stage makes of the marks of scored scans; writes them to
-    candidates_second_stage.csv."""
+    """What the second stage makes of the marks of scored scans; writes SECOND_STAGE_MARKS."""
     folder = folder_of(workdir, f"second_stage_{split}")
     scans = second.judge_split(dataset, split, scored, folder, settings)
     metrics, froc, first = measure(scans, second.weight)
@@ -147,7 +149,7 @@ def judge(
         )
     )
     columns = (*COLUMNS, "probability", "first_stage", "nodule_probability", "malignancy")
-    _write_csv(workdir / "candidates_second_stage.csv", columns, rows)
+    _write_csv(workdir / SECOND_STAGE_MARKS, columns, rows)
     return Judged(metrics, froc, first, [p for scan in scans for p in scan["pictures"]])
 
 

@@ -4,7 +4,6 @@ A metric is a sum over scans by another sum over scans, or comes of the FROC; so
 follows from how often it draws each scan. Two runs on the same scans draw the same resamples.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,15 +23,16 @@ Samples = dict[str, np.ndarray]  # (resamples,) of each metric, NaN where not de
 
 def froc_of(scans: list[dict]) -> Froc:
     """The FROC of scans as `score_scan` gives them, resampled where there are several."""
-    return _froc(scans, [0.0] * len(scans), RESAMPLES if len(scans) > 1 else 0)
+    return _froc(scans, bootstrap=RESAMPLES if len(scans) > 1 else 0)
 
 
-def _froc(scans: list[dict], above: Sequence[float], bootstrap: int = 0) -> Froc:
-    """The FROC of the marks above a score, each scan's own, compared in float32 as voxels are."""
+def _froc(scans: list[dict], of_mask: bool = False, bootstrap: int = 0) -> Froc:
+    """The FROC of all marks, or of those alone that are in the mask."""
     marks, nodules, excluded = (
         [np.reshape(scan[k], (-1, 4)) for scan in scans] for k in ("marks", "included", "excluded")
     )
-    marks = [m[m[:, 3].astype(np.float32) > a] for m, a in zip(marks, above, strict=True)]
+    if of_mask:
+        marks = [m[s["in_mask"]] for m, s in zip(marks, scans, strict=True)]
     return evaluate_marks(marks, nodules, excluded, bootstrap)
 
 
@@ -99,18 +99,18 @@ def bounds(samples: np.ndarray) -> list[float] | None:
     return [float(ends["lower"]), float(ends["upper"])]
 
 
-def summarise(scans: list[dict], froc: Froc, thresholds: Sequence[float]) -> dict[str, Any]:
+def summarise(scans: list[dict], froc: Froc) -> dict[str, Any]:
     """What metrics.json holds of scans as `score_scan` gives them; None is what is not defined.
 
     `intervals` are [lower, upper]; one scan alone cannot be resampled, and has none. What FROC
-    makes of the marks above each scan's finding threshold is its `at_threshold`.
+    makes of the marks that are in the mask is its `at_threshold`.
     """
     values, samples = measure(scans, froc)
     intervals = {name: bounds(own) if len(scans) > 1 else None for name, own in samples.items()}
     bins = np.sum([scan["calibration"] for scan in scans], 0)
     voxels, probability, true = bins.tolist()
     counts = froc.to_json()
-    sure = _froc(scans, thresholds)
+    sure = _froc(scans, of_mask=True)
     return {
         **_nested(values),
         "scans": len(scans),

@@ -16,7 +16,6 @@ from lung_unet.data import crops
 from lung_unet.data.crops import NOT_RATED
 from lung_unet.data.mining import Mining
 from lung_unet.data.scan import IGNORE
-from lung_unet.errors import InputError
 from lung_unet.model.classifier import MIDDLE_RATING, RATINGS_A_UNIT
 from lung_unet.parallel.mesh import BATCH, REPLICATED
 from lung_unet.train.augment import augment, window
@@ -51,15 +50,7 @@ def opinions(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
-    """(params, batch, key) → (loss, gradient, no metrics), of the batch augmented by the key.
-
-    Raises:
-      InputError: a mesh or an accumulation that only segmentation has.
-    """
-    if config.mesh.space != 1 or config.train.accumulate != 1:
-        raise InputError(
-            "config.mesh.space and config.train.accumulate: leave both at 1, crops are small"
-        )
+    """(params, batch, key) → (loss, gradient, no metrics), of the batch augmented by the key."""
 
     def augmented(hu: jax.Array, keys: jax.Array) -> jax.Array:
         return augment(hu, jnp.zeros_like(hu, jnp.uint8), keys, config)[0]

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from lung_unet.allocator import release_freed_memory
 from lung_unet.data.manifest import Dataset
+from lung_unet.errors import InputError
 from lung_unet.parallel.distributed import training
 from lung_unet.parallel.mesh import make_mesh, put_batch, share_of_batch
 from lung_unet.parallel.watch import Watch
@@ -101,13 +102,17 @@ class Trainer:
 
         Raises:
           NotFinite: the loss is not a number; what is saved is good.
+          InputError: the run is beyond its last step.
         """
         c, checkpoints, goodput = self.config.train, self.checkpoints, self.goodput
         state, batches = self.restore()
         first = saved = int(state.step)
-        if (
-            first < c.steps
-        ):  # compiled now: SIGTERM costs nothing yet, too little memory shows early
+        if first > c.steps:
+            raise InputError(
+                f"{self.workdir}: is at step {first} already; set config.train.steps, {c.steps} "
+                f"now, to {first} or more, or choose another --workdir"
+            )
+        if first < c.steps:  # now: SIGTERM costs nothing yet, too little memory shows early
             train_step, _ = self.train_step, self.validation_step
             self.checkpoints.compile(self.abstract)
         meter, pending = Meter(c.batch_size), None

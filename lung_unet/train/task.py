@@ -15,6 +15,7 @@ from lung_unet.train.classification import Classification
 from lung_unet.train.segmentation import Segmentation
 
 TASKS = ("segmentation", "classification")
+COUNTS = ("steps", "batch_size", "accumulate", "log_every", "eval_every", "checkpoint_every")
 
 
 class Task(Protocol):
@@ -43,14 +44,30 @@ class Task(Protocol):
         """The loss, and what else is defined."""
 
 
+def check(config: ConfigDict) -> None:
+    """Returns where the configuration asks for what can be done, before data are made for it.
+
+    Raises:
+      InputError: no such task, a number that must be 1 or more, or what only segmentation has.
+    """
+    if config.task not in TASKS:
+        raise InputError(f"config.task = {config.task!r}: choose one of {', '.join(TASKS)}")
+    for name in COUNTS:
+        if config.train[name] < 1:
+            raise InputError(f"config.train.{name} = {config.train[name]}: choose 1 or more")
+    if config.task == "classification" and (config.mesh.space, config.train.accumulate) != (1, 1):
+        raise InputError(
+            "config.mesh.space and config.train.accumulate: leave both at 1, crops are small"
+        )
+
+
 def make_task(config: ConfigDict, dataset: Dataset, workdir: pathlib.Path) -> Task:
     """The task that `config.task` names.
 
     Raises:
-      InputError: there is no such task.
+      InputError: as `check`.
     """
+    check(config)
     if config.task == "segmentation":
         return Segmentation(config, dataset)
-    if config.task == "classification":
-        return Classification(config, workdir)
-    raise InputError(f"config.task = {config.task!r}: choose one of {', '.join(TASKS)}")
+    return Classification(config, workdir)

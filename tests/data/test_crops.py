@@ -102,6 +102,35 @@ def test_validation_sees_every_candidate_once_and_fills_up_with_ignored(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("nodules", "others", "patches", "kept"),
+    [(4, 6, 8, (4, 4)), (1, 6, 8, (2, 6)), (6, 1, 8, (6, 2)), (4, 6, 5, (3, 2)), (3, 0, 4, (4, 0)),
+     (0, 3, 4, (0, 4))],
+)  # fmt: skip
+def test_a_part_of_validation_is_of_both_kinds_and_of_all_scans(
+    tmp_path, nodules, others, patches, kept
+):
+    write(tmp_path, nodules, others, "validation")
+    batches = validation_batches(tmp_path, patch=PATCH, batch_size=patches, patches=patches)
+    (batch,) = batches
+    assert (batch["nodule"].sum(), (batch["nodule"] == 0).sum()) == kept
+    values = batch["hu"][:, 0, 0, 0]
+    assert len(set(values)) == patches
+    for kind in (0, 1):
+        of_scan = values[batch["nodule"] == kind] >= 100
+        assert abs(of_scan.sum() - (~of_scan).sum()) <= 1
+
+
+def test_settings_that_leave_nothing_to_learn_or_validate_are_refused(tmp_path):
+    write(tmp_path)
+    write(tmp_path, split="validation")
+    for share in (0.0, 1.0, 1.5):
+        with pytest.raises(InputError, match=r"nodule_fraction = .*above 0 and below 1"):
+            batches(tmp_path, nodule_fraction=share)
+    with pytest.raises(InputError, match="validation_patches = 0: choose 1 or more"):
+        validation_batches(tmp_path, patch=PATCH, batch_size=4, patches=0)
+
+
+@pytest.mark.parametrize(
     ("nodules", "others", "size", "said"),
     [
         (0, 5, 4, "no candidate on a nodule"),

@@ -10,7 +10,7 @@ from lung_unet.data.scan import Finding
 from lung_unet.errors import InputError
 from lung_unet.evaluation.collect import Collector, hit
 from lung_unet.restore import restore_predictor
-from lung_unet.second_stage import collect_crops, open_candidates
+from lung_unet.second_stage import collect_crops, open_candidates, open_collector
 from lung_unet.train.classification import FOLDER
 
 
@@ -41,7 +41,9 @@ def csv(second_config, prepared, nodules, tmp_path):
 
 def test_crops_of_a_list_are_nodules_and_what_lies_elsewhere(second_config, csv, tmp_path, capsys):
     dataset = open_candidates(second_config)
-    collect_crops(tmp_path, second_config, dataset)
+    collector = open_collector(tmp_path, second_config, dataset)
+    assert not (tmp_path / FOLDER).exists()  # as the configuration may still be refused
+    collect_crops(collector)
     counts = [
         scan["crops"]
         for scan in Collector(tmp_path, second_config, dataset, restore_predictor)("train")
@@ -63,7 +65,9 @@ def test_marks_of_a_segmentation_are_its_froc_marks(
     second_config, config, dataset, workdir, oracle, tmp_path
 ):
     second_config.candidates.workdir = str(workdir)
+    second_config.data.fold = None  # the segmentation's
     assert open_candidates(second_config).folder == dataset.folder.absolute()
+    assert second_config.data.fold == config.data.fold
     (scan,) = Collector(tmp_path, second_config, dataset, lambda *_: (oracle(shift=2), 0))(
         "validation"
     )
@@ -118,7 +122,7 @@ def test_a_segmentation_that_was_not_scored_is_told_to_be(second_config, config,
 
 
 def test_training_does_not_go_on_with_other_candidates(second_config, csv, dataset, tmp_path):
-    Collector(tmp_path, second_config, dataset, restore_predictor)
+    Collector(tmp_path, second_config, dataset, restore_predictor)("validation")
     (tmp_path / "checkpoints" / "2").mkdir(parents=True)
     Collector(tmp_path, second_config, dataset, restore_predictor)
     csv.write_text(csv.read_text() + csv.read_text().splitlines()[1] + "\n")

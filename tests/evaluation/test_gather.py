@@ -9,12 +9,13 @@ from lung_unet.errors import InputError
 from lung_unet.evaluation.compare import compare
 from lung_unet.evaluation.froc import evaluate_marks
 from lung_unet.evaluation.gather import gather
-from lung_unet.evaluation.resume import folder_of, write_result
+from lung_unet.evaluation.resume import folder_of, scored_split, write_result
+from lung_unet.evaluation.scoring import VERSION
 
 RECIPE = {"data.patch": [64, 64, 64], "model.channels": [16, 32], "optimizer.learning_rate": 0.01}
 
 
-def result(uid: str, rng: np.random.Generator) -> dict:
+def result(uid: str, rng: np.random.Generator, threshold: float) -> dict:
     """A scan as `score_scan` gives it: two nodules, marks on them and beside them."""
     included = [[0.0, 0.0, 0.0, 10.0], [90.0, 0.0, 0.0, 10.0]]
     marks = [[*row[:3], float(p)] for row, p in zip(included, rng.random(2), strict=True)]
@@ -27,6 +28,7 @@ def result(uid: str, rng: np.random.Generator) -> dict:
         "false_positives": 1,
         "nodules": [{"facts": facts, "metrics": {"dice": float(d)}} for d in rng.random(2)],
         "marks": marks,
+        "in_mask": [mark[3] > threshold for mark in marks],
         "included": included,
         "excluded": [],
         "calibration": np.ones((3, 10)).tolist(),
@@ -45,10 +47,11 @@ def fold(tmp_path):
         one = {"step": 100 + k, "checkpoint": k, "config": config, "evaluation": {"overlap": 0.5}}
         point = {"threshold": 0.2, "finding_threshold": threshold}
         settings = {"data": "d", "fold": k, "readers": 2, "members": [one] * members,
-                    "point": point} | settings  # fmt: skip
+                    "point": point, "version": VERSION} | settings  # fmt: skip
         for number in range(scans):
             uid = f"1.2.{k}.{number}"
-            write_result(folder_of(workdir, "test") / f"{uid}.json", settings, 3, result(uid, rng))
+            write_result(folder_of(workdir, "test") / f"{uid}.json", settings, 3,
+                         result(uid, rng, threshold))  # fmt: skip
         return workdir
 
     return make
@@ -79,6 +82,18 @@ def test_the_scores_are_those_of_all_folds_scans_together(fold, tmp_path):
     assert len((tmp_path / "all" / "scans.csv").read_text().splitlines()) == 10
 
 
+def test_each_fold_keeps_the_second_stage_that_decided_in_it(fold, tmp_path):
+    folders = [
+        fold(k, second_stage={"weight": 0.5, "finding_threshold": t, "settings": {"fold": k}})
+        for k, t in enumerate((0.9, None))
+    ]
+    gather(folders, "test", tmp_path / "all")
+    report = (tmp_path / "all" / "report.html").read_text()
+    assert "in regions above 0.9 (both stages" in report and ", 0.5, by fold" in report
+    _, settings = scored_split(tmp_path / "all", "test")
+    assert [own["finding_threshold"] for own in settings["second_stage"]] == [0.9, None]
+
+
 def test_gathered_folds_are_compared_as_runs_are(fold, tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     stale = folder_of(one, "test") / "9.9.json"
@@ -103,7 +118,9 @@ def test_gathered_folds_are_compared_as_runs_are(fold, tmp_path):
         ({"recipe": RECIPE | {"optimizer.learning_rate": 0.1}},
          r"another config\.optimizer\.learning_rate \(0\.01 and 0\.1\)"),
         ({"members": 2}, r"another count of members \(1 and 2\)"),
+        ({"second_stage": {"weight": 0.5}}, r"another number of stages \(1 and 2\)"),
         ({"scans": 2}, "scored in part only"),
+        ({"version": 0}, "scored by another version"),
     ],
 )  # fmt: skip
 def test_folds_that_differ_are_refused_by_name(fold, tmp_path, other, told):

@@ -8,7 +8,7 @@ import pytest
 
 from lung_unet.evaluation.candidates import Candidate
 from lung_unet.evaluation.judge import SecondStage
-from lung_unet.evaluation.operating_point import OperatingPoint
+from lung_unet.evaluation.operating_point import OperatingPoint, choose
 from lung_unet.evaluation.split import evaluate_split
 
 MEMBERS = [{"step": 7}]
@@ -47,15 +47,17 @@ def test_metrics_and_report_have_both_stages(config, dataset, oracle, second, tm
     evaluate_split(oracle(shift=1), config, dataset, "test", tmp_path, MEMBERS)
     assert "second_stage" not in json.loads((tmp_path / "metrics.json").read_text())
     assert not (tmp_path / "figures" / "second_stage.png").exists()
+    assert not (tmp_path / "candidates_second_stage.csv").exists()
 
 
 def test_both_stages_decide_what_is_in_the_mask(config, dataset, oracle, second, tmp_path):
     def scored(name, finding_threshold):
-        stages = dataclasses.replace(second, finding_threshold=finding_threshold)
-        predictor = oracle(shift=1)
-        metrics = evaluate_split(
-            predictor, config, dataset, "test", tmp_path / name, MEMBERS, stages
+        predictor, out = oracle(shift=1), tmp_path / name
+        beside = MEMBERS[0] | vars(choose(predictor, config, dataset, out, MEMBERS))
+        stages = dataclasses.replace(
+            second, finding_threshold=finding_threshold, segmentation=beside
         )
+        metrics = evaluate_split(predictor, config, dataset, "test", out, MEMBERS, stages)
         assert metrics["second_stage"]["finding_threshold"] == finding_threshold
         return metrics
 
@@ -63,8 +65,23 @@ def test_both_stages_decide_what_is_in_the_mask(config, dataset, oracle, second,
     assert alone["found"] == kept["found"] == 1 and alone["nodule_dice"] == kept["nodule_dice"] > 0
     assert dropped["found"] == dropped["nodule_dice"] == 0 and dropped["recall"] == 0
     assert dropped["cpm"] == alone["cpm"] == 1  # the segmentation's marks are what they were
+    at = [m["froc"]["at_threshold"]["sensitivity"] for m in (alone, kept, dropped)]
+    assert at == [1, 1, 0]  # of those in the mask
     again = scored("c", 0.0)  # what was scored for another threshold is scored anew
     assert again["found"] == 1
+
+
+def test_beside_another_segmentation_that_one_decides_and_a_line_says_so(second, capsys):
+    point = OperatingPoint(0.2, 0.5, 0.1, 3.0)
+    tuned = dataclasses.replace(
+        second, finding_threshold=0.7, segmentation=MEMBERS[0] | vars(point)
+    )
+    assert tuned.beside(MEMBERS, point) is tuned and not capsys.readouterr().out
+    lower = dataclasses.replace(point, threshold=0.1)
+    for members, other in (([{"step": 8}], point), (MEMBERS * 2, point), (MEMBERS, lower)):
+        loose = tuned.beside(members, other)
+        assert loose.finding_threshold is None and loose.weight == tuned.weight
+        assert "the segmentation alone decides" in capsys.readouterr().out
 
 
 def test_a_region_is_a_finding_by_the_score_of_both_stages(second):

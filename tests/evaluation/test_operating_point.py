@@ -163,11 +163,16 @@ def test_it_is_kept_for_its_checkpoints_and_settings(oracle, config, dataset, wo
 
 
 def test_it_is_chosen_anew_of_another_grid(oracle, config, dataset, workdir, monkeypatch):
-    choose(oracle(), config, dataset, workdir, STEP_7)
+    run = dataclasses.replace(load(workdir), config=config)
+    members = [member(run, 7)]
+    choose(oracle(), config, dataset, workdir, members)
     monkeypatch.setitem(GRID, "min_diameter_mm", (1.0,))
+    with pytest.raises(InputError, match="no thresholds were chosen"):
+        operating_point([run], [7], workdir)
     again = oracle()
-    point = choose(again, config, dataset, workdir, STEP_7)
+    point = choose(again, config, dataset, workdir, members)
     assert again.calls == 1 and point.min_diameter_mm == 1.0
+    assert operating_point([run], [7], workdir) == point
 
 
 def test_numbers_of_the_configuration_hold(oracle, config, dataset, workdir):
@@ -190,6 +195,14 @@ def test_a_threshold_above_all_that_is_tried_of_a_region_is_the_regions_too(
     config.evaluation.threshold = 0.995
     point = choose(oracle(), config, dataset, workdir, STEP_7)
     assert point.threshold == point.finding_threshold == 0.995
+
+
+def test_a_threshold_below_all_that_is_tried_of_a_mark_is_the_marks_too(
+    oracle, config, dataset, workdir
+):
+    config.evaluation.threshold = 0.01
+    point = choose(oracle(), config, dataset, workdir, STEP_7)
+    assert point.threshold == point.candidate_threshold == 0.01
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from lung_unet.data.manifest import Dataset
 from lung_unet.data.preparation import prepare
 from lung_unet.evaluation.froc import FPS_PER_SCAN
 from lung_unet.evaluation.operating_search import DEFAULT
+from lung_unet.evaluation.resume import folder_of, scored_split
 from lung_unet.evaluation.split import evaluate_split
 from lung_unet.froc import score as froc
 
@@ -109,6 +110,14 @@ def test_interrupted_and_run_again_equals_undisturbed(score, oracle, config, dat
     score(again, disturbed, "train")
     assert again.calls == 1
     assert results(disturbed) == results(undisturbed)
+
+
+def test_what_a_kill_left_half_written_is_no_scan(score, tmp_path):
+    score()
+    folder = folder_of(tmp_path, "test")
+    (path,) = folder.glob("*.json")
+    (folder / f".0123abcd.{path.name}").write_text(path.read_text())
+    assert list(scored_split(tmp_path, "test")[0]) == [path.stem]
 
 
 def test_other_weights_or_settings_are_scored_anew(score, oracle, config, tmp_path):

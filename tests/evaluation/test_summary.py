@@ -25,6 +25,7 @@ def scan(seed, nodules=2, dice=None):
             for d in own
         ],
         "marks": marks,
+        "in_mask": [mark[3] > 0.5 for mark in marks],
         "included": included,
         "excluded": [],
         "calibration": np.ones((3, 10)).tolist(),
@@ -34,7 +35,7 @@ def scan(seed, nodules=2, dice=None):
 
 def test_metrics_are_those_of_all_scans_together():
     scans = [scan(i) for i in range(7)]
-    metrics = summarise(scans, froc_of(scans), [0.5] * len(scans))
+    metrics = summarise(scans, froc_of(scans))
     together = sum((Counts(**s["voxels"]) for s in scans), Counts()).metrics()
     assert {k: metrics[k] for k in together} == pytest.approx(together)
     dice = [n["metrics"]["dice"] for s in scans for n in s["nodules"]]
@@ -51,19 +52,19 @@ def test_intervals_hold_the_value_and_shrink_with_more_scans():
     few, many = ([scan(i) for i in range(n)] for n in (6, 60))
     widths = []
     for scans in (few, many):
-        metrics = summarise(scans, froc_of(scans), [0.5] * len(scans))
+        metrics = summarise(scans, froc_of(scans))
         for name in ("dice", "nodule_dice", "cpm", "found"):
             low, high = metrics["intervals"][name]
             assert low <= metrics[name] <= high
         widths.append(np.ptp(metrics["intervals"]["nodule_dice"]))
     assert widths[1] < 0.7 * widths[0]
     same = [scan(i, dice=0.5) for i in range(4)]
-    assert summarise(same, froc_of(same), [0.5] * 4)["intervals"]["nodule_dice"] == [0.5, 0.5]
+    assert summarise(same, froc_of(same))["intervals"]["nodule_dice"] == [0.5, 0.5]
 
 
 def test_without_nodules_nothing_of_theirs_is_defined():
     scans = [scan(i, nodules=0) for i in range(3)]
-    metrics = summarise(scans, froc_of(scans), [0.5] * len(scans))
+    metrics = summarise(scans, froc_of(scans))
     for name in ("nodule_dice", "hd95_mm", "found", "cpm"):
         assert metrics[name] is None and metrics["intervals"][name] is None
     assert set(metrics["sensitivity"].values()) == {None}

@@ -9,7 +9,7 @@ from lung_unet.data.scan import IGNORE
 from lung_unet.errors import InputError
 from lung_unet.train import loop
 from lung_unet.train.classification import FOLDER, opinion_loss, opinions
-from lung_unet.train.task import make_task
+from lung_unet.train.task import check, make_task
 from lung_unet.train.writer import read_rows
 
 NAMES = ("loss", "auc", "average_precision", "malignancy_mae", "malignancy_auc")
@@ -71,6 +71,19 @@ def test_the_best_checkpoint_is_of_the_highest_average_precision(second_config, 
     second_config.task = "magic"
     with pytest.raises(InputError, match=r"config\.task = 'magic'"):
         make_task(second_config, None, crops)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"mesh": {"space": 2}}, "leave both at 1"), ({"train": {"accumulate": 2}}, "leave both at 1"),
+     ({"train": {"eval_every": 0}}, r"config\.train\.eval_every = 0: choose 1 or more"),
+     ({"train": {"batch_size": 0}}, "batch_size = 0"), ({"train": {"steps": -1}}, "steps = -1")],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_refused_before_data_are_made(second_config, change, said):
+    check(second_config)
+    second_config.update(change)
+    with pytest.raises(InputError, match=said):
+        check(second_config)
 
 
 def test_one_class_of_ratings_has_no_auc_and_no_crash(second_config, crops):

@@ -165,6 +165,14 @@ def test_running_again_does_nothing_more(config, dataset, tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_run_does_not_go_back(config, dataset, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    config.train.steps = 3
+    with pytest.raises(InputError, match=r"is at step 4 already; set config\.train\.steps, 3 now"):
+        loop.train(config, dataset, tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(whole)
+
+
 def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(
     config, dataset, tmp_path
 ):
