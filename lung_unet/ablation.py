@@ -1,7 +1,7 @@
 """What each change of a configuration is worth: trained with several seeds, compared in pairs.
 
     python -m lung_unet.ablation --config=configs/ablation.py --out=DIR
-        --train=DIR[,DIR…] --validation=DIR[,DIR…] --test=DIR[,DIR…]
+        --train=DIR[,DIR…] --validation=DIR[,DIR…] --test=DIR[,DIR…] [--lidc_xml=DIR]
 
 The folders are LUNA16 folders; all scans of a folder are in its split. They are prepared once, as
 the base configuration says. Each run is a process of lung_unet.main of its own, in
@@ -30,8 +30,10 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from lung_unet import command
+from lung_unet import workdir as runs
 from lung_unet.child import run_logged
 from lung_unet.data.datasets import settings_of
+from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import SPLITS
 from lung_unet.errors import InputError
 
@@ -57,11 +59,11 @@ def plan(ablation: ConfigDict, data: pathlib.Path, out: pathlib.Path) -> list[Ru
     """All runs, seed by seed, the base first.
 
     Raises:
-      InputError: there is no such base, or a change sets what its configuration does not have, or
-        what the one dataset cannot have.
+      InputError: there is no such base, or a change sets what its configuration does not have,
+        what the one dataset cannot have, or what it is scored against.
     """
     base = command.read_config(ablation.base, "config.base")
-    runs: list[Run] = []
+    planned: list[Run] = []
     for seed in range(ablation.seeds):
         for change in (BASE, *ablation.changes):
             config = base.copy_and_resolve_references()
@@ -76,20 +78,31 @@ def plan(ablation: ConfigDict, data: pathlib.Path, out: pathlib.Path) -> list[Ru
                         raise InputError(
                             f"{change}: config has no field {key}; see {ablation.base}"
                         )
+                    if key == "data.lidc_xml":
+                        raise InputError(f"{change}: sets {key}; give it as --lidc_xml")
                 try:
                     config.update(overrides)
                 except TypeError as error:
                     raise InputError(f"{change}: {error}; see {ablation.base}") from error
                 values |= flat
-            if runs and settings_of(config.data) != settings_of(runs[0].config.data):
+            if planned and settings_of(config.data) != settings_of(planned[0].config.data):
                 raise InputError(
                     f"{change}: changes how scans are prepared, which is done once; set it in "
                     "config.overrides"
                 )
+            if planned and _scored_against(config) != _scored_against(planned[0].config):
+                raise InputError(
+                    f"{change}: changes the split or the truth, so that its scores cannot be "
+                    "compared with the base's; set it in config.overrides"
+                )
             set_by = tuple(f"--config.{key}={_text(value)}" for key, value in values.items())
             folder = out / "runs" / change / f"seed{seed}"
-            runs.append(Run(change, seed, folder, set_by, config))
-    return runs
+            planned.append(Run(change, seed, folder, set_by, config))
+    return planned
+
+
+def _scored_against(config: ConfigDict) -> tuple[int, int]:
+    return config.data.fold, agreement(config.data)
 
 
 def flattened(tree: dict, prefix: str = "") -> dict[str, Any]:
@@ -107,16 +120,48 @@ def _text(value: Any) -> str:
 
 def finished(run: Run) -> bool:
     """Whether the run is done, as it is configured now."""
-    try:
-        made_with = json.loads((run.workdir / "config.json").read_text())["config"]
-    except (OSError, ValueError, KeyError):
-        return False
+    made_with = _made_with(run)
     wanted = json.loads(json.dumps(command.frozen(run.config)))
-    return (run.workdir / "metrics.json").exists() and made_with == wanted
+    scored = (run.workdir / "metrics.json").exists()
+    return scored and made_with is not None and made_with["config"] == wanted
+
+
+def _trained_otherwise(run: Run) -> bool:
+    """Whether the run was begun with another configuration, beside what evaluates it."""
+    before, now = _made_with(run), json.loads(json.dumps(command.frozen(run.config)))
+    return before is not None and any(
+        before["config"].get(key) != now.get(key)
+        for key in before["config"].keys() | now.keys()
+        if key != "evaluation"
+    )
+
+
+def _made_with(run: Run) -> dict[str, Any] | None:
+    """What the workdir says that it was made with; None if it says nothing."""
+    try:
+        made_with = json.loads((run.workdir / runs.NAME).read_text())
+        return made_with if isinstance(made_with["config"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def check_scans(planned: list[Run], data: str, out: pathlib.Path) -> None:
+    """Returns where the runs in `out` are all of the dataset with the identity `data`.
+
+    Raises:
+      InputError: there is one of other scans.
+    """
+    for run in planned:
+        made_with = _made_with(run)
+        if made_with is not None and made_with["data"] != data:
+            raise InputError(
+                f"{out}: its runs are of other scans; give the same --train, --validation, --test "
+                "and --lidc_xml as before, or choose another --out"
+            )
 
 
 def execute(run: Run, base: Run, config_file: str) -> None:
-    """Does a run, or goes on with it.
+    """Does a run, or goes on with it; anew if what it was begun with trains otherwise.
 
     Raises:
       InputError: it failed or was stopped.
@@ -124,6 +169,8 @@ def execute(run: Run, base: Run, config_file: str) -> None:
     only_scored = all(
         f.startswith("--config.evaluation.") for f in set(run.flags) - set(base.flags)
     )
+    if _trained_otherwise(run):
+        shutil.rmtree(run.workdir)
     if run is not base and only_scored and finished(base) and not run.workdir.exists():
         _copy_training(base.workdir, run.workdir)
     (run.workdir / "metrics.json").unlink(missing_ok=True)
@@ -162,41 +209,44 @@ def _copy_training(source: pathlib.Path, target: pathlib.Path) -> None:
 
 def main() -> None:
     from lung_unet.data.combined import combine
+    from lung_unet.data.manifest import Dataset
     from lung_unet.data.preparation import prepare
 
     out = pathlib.Path(command.required("out"))
     ablation: ConfigDict = flags.FLAGS.config
-    runs = plan(ablation, out / "data", out)
+    planned = plan(ablation, out / "data", out)
     folders = {s: list(map(pathlib.Path, getattr(flags.FLAGS, s))) for s in SPLITS}
     with held(out / "lock", wait=True):
-        combine(folders, out / "luna16")
-        prepare(out / "luna16", out / "data", settings_of(runs[0].config.data))
-    bases = {run.seed: run for run in runs if run.change == BASE}
-    for number, run in enumerate(runs, 1):
+        combine(folders, out / "luna16", flags.FLAGS.lidc_xml)
+        prepare(out / "luna16", out / "data", settings_of(planned[0].config.data))
+    check_scans(planned, runs.identity(Dataset(out / "data", None)), out)
+    bases = {run.seed: run for run in planned if run.change == BASE}
+    for number, run in enumerate(planned, 1):
         with held(run.workdir.with_suffix(".lock"), wait=False) as ours:
             done = finished(run)
             if not ours:
                 state = "running in another process"
             else:
                 state = "done before" if done else f"running, see {run.log}"
-            print(f"{number} of {len(runs)}: {run.change}, seed {run.seed}: {state}")
+            print(f"{number} of {len(planned)}: {run.change}, seed {run.seed}: {state}")
             if ours and not done:
                 execute(run, bases[run.seed], ablation.base)
-                _write_table(runs, out)
-    print(_write_table(runs, out))
+                _write_table(planned, out)
+    print(_write_table(planned, out))
 
 
-def _write_table(runs: list[Run], out: pathlib.Path) -> str:
+def _write_table(planned: list[Run], out: pathlib.Path) -> str:
     from lung_unet.evaluation.changes import write_table
 
     done: dict[str, dict[int, pathlib.Path]] = {}
-    for run in filter(finished, runs):
+    for run in filter(finished, planned):
         done.setdefault(run.change, {})[run.seed] = run.workdir
     return write_table(done, BASE, out)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Folder to write to.")
+    flags.DEFINE_string("lidc_xml", None, "Folder of LIDC's XML, unless each folder holds its own.")
     for split in SPLITS:
         flags.DEFINE_list(split, [], f"LUNA16 folders of the {split} split.")
     command.define_config("configs/ablation.py")

@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from lung_unet import ablation, command
-from lung_unet.ablation import BASE, execute, finished, held, plan
+from lung_unet.ablation import BASE, check_scans, execute, finished, held, plan
 from lung_unet.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -100,6 +100,44 @@ def test_a_run_is_done_once_and_again_when_its_configuration_changes(main, tmp_p
     assert flags["config.train.steps"] == "5" and flags["config.data.dir"] == f"{tmp_path}/data"
     longer = plan(small(changes, train={"steps": 6}), tmp_path / "data", tmp_path)
     assert not finished(longer[1])
+
+
+def test_a_run_that_trains_otherwise_now_starts_anew_and_one_scored_otherwise_goes_on(
+    main, tmp_path
+):
+    def planned(steps, overlap):
+        overrides = {"train": {"steps": steps}, "evaluation": {"overlap": overlap}}
+        main.runs = plan(small({}, **overrides), tmp_path / "data", tmp_path)
+        return main.runs[0]
+
+    checkpoint = planned(5, 0.25).workdir / "checkpoints" / "weights"
+    execute(planned(5, 0.25), main.runs[0], "c.py")
+    checkpoint.write_text("of 5 steps")
+    for steps, overlap, kept in ((5, 0.5, True), (6, 0.5, False)):
+        run = planned(steps, overlap)
+        assert not finished(run)
+        execute(run, run, "c.py")
+        assert finished(run) and checkpoint.exists() == kept
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"label": "any"}, "the split or the truth"), ({"consensus": 3}, "the split or the truth"),
+     ({"fold": 1}, "the split or the truth"), ({"lidc_xml": "xml"}, "give it as --lidc_xml")],
+)  # fmt: skip
+def test_what_is_scored_against_another_truth_is_refused(change, said, tmp_path):
+    with pytest.raises(InputError, match=f"x: .*{said}"):
+        plan(small({"x": {"data": change}}), tmp_path, tmp_path)
+
+
+def test_runs_of_other_scans_are_refused(tmp_path):
+    runs = plan(small({}), tmp_path / "data", tmp_path)
+    check_scans(runs, "these", tmp_path)
+    runs[1].workdir.mkdir(parents=True)
+    (runs[1].workdir / "config.json").write_text(json.dumps({"config": {}, "data": "those"}))
+    check_scans(runs, "those", tmp_path)
+    with pytest.raises(InputError, match=r"its runs are of other scans.*another --out"):
+        check_scans(runs, "these", tmp_path)
 
 
 def test_a_run_that_was_stopped_is_not_done(main, tmp_path):

@@ -20,8 +20,14 @@ from lung_unet.files import write_text
 SUBSETS = {split: subsets[0] for split, subsets in split_subsets([0, 1, 2], 0).items()}
 
 
-def combine(folders: Mapping[str, Sequence[pathlib.Path]], out: pathlib.Path) -> None:
+def combine(
+    folders: Mapping[str, Sequence[pathlib.Path]],
+    out: pathlib.Path,
+    lidc_xml: str | pathlib.Path | None = None,
+) -> None:
     """Makes `out`, anew, a LUNA16 folder of all scans of the folders of each split.
+
+    `lidc_xml` is the folder of the readers' XML; without it, a folder's own lidc_xml/ if there.
 
     Raises:
       InputError: a split without a folder, a folder that is no LUNA16 folder, or a series or a
@@ -35,7 +41,7 @@ def combine(folders: Mapping[str, Sequence[pathlib.Path]], out: pathlib.Path) ->
     included, excluded, patients = [], [], []
     for split, roots in folders.items():
         for root in roots:
-            source = Luna16(root)
+            source = Luna16(root, lidc_xml)
             for uid, header in source.paths.items():
                 for name in (uid, source.patients.get(uid, uid)):
                     before = owner.setdefault(name, (split, root))

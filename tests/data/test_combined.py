@@ -43,6 +43,18 @@ def test_scans_are_as_they_were_and_in_the_split_of_their_folder(folders, luna16
         assert scan.lungs_source == wanted.lungs_source == "seg-lungs-LUNA16"
 
 
+def test_outlines_come_of_a_folder_beside_the_scans_too(folders, luna16, write_reading, tmp_path):
+    for uid in ("1.2.0", "1.2.3"):
+        scan = Luna16(luna16).read(uid)
+        voxel = np.rint(scan.grid.to_voxel(scan.findings[0].centre_mm)).astype(int)
+        write_reading(tmp_path / "xml" / f"{uid}.xml", uid, scan.grid, voxel)
+    splits = {"train": folders[:2], "validation": folders[2:3], "test": folders[3:]}
+    combine(splits, tmp_path / "out", tmp_path / "xml")
+    assert Luna16(tmp_path / "out").outlines.keys() == {"1.2.0", "1.2.3"}
+    combine(splits, tmp_path / "out")
+    assert not Luna16(tmp_path / "out").outlines
+
+
 def test_a_scan_or_a_patient_in_two_splits_is_refused(folders, tmp_path):
     splits = {"train": folders[:1], "validation": folders[:1], "test": folders[1:2]}
     with pytest.raises(InputError, match=r"series 1\.2\.0.*is also in"):

@@ -13,42 +13,57 @@ share of our minutes goes to a second stage, and both stages are a system too. A
 lung_unet.evaluate's code on the scans' own grids, each at the operating point that is best for it
 on the validation split.
 
-What was done is kept in OUT, and a system that is done is not run again; one that was interrupted
-starts anew. OUT/ours, OUT/ours/two_stages, OUT/nnunet and OUT/monai hold metrics.json and can be
-given to lung_unet.evaluate --compare. The table is printed, and written as comparison.md and .json.
+What was done is kept in OUT, and a system that is done is not run again (remove its folder for
+other settings or scans); one that was interrupted starts anew. OUT/ours, OUT/ours/two_stages,
+OUT/nnunet and OUT/monai hold metrics.json and can be given to lung_unet.evaluate --compare. The
+table is printed, and written as comparison.md and .json.
 """
 
+import json
 import pathlib
 import shutil
 import sys
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from lung_unet import command
 from lung_unet.child import run_logged
+from lung_unet.errors import InputError
+from lung_unet.files import write_text
 
 PACKAGE = "lung_unet.benchmark.peers"
 
 
-def run(out: pathlib.Path, arguments: list[str]) -> None:
+def run(out: pathlib.Path, arguments: list[str], scans: dict[str, Any]) -> None:
     """Runs a system into its folder unless it is done; what it prints goes to run.log there.
 
     Raises:
-      InputError: it failed.
+      InputError: it failed, was stopped, or was run with other arguments or on other `scans`, as
+        convert.py:truth_of says them.
     """
     from lung_unet.benchmark.peers.exchange import SYSTEM
 
+    given = json.dumps({"arguments": arguments[1:], "scans": scans}, indent=1)
+    path, log = out / "command.json", out / "run.log"
     if (out / SYSTEM).exists():
+        if not path.exists() or path.read_text() != given:
+            raise InputError(
+                f"{out}: was run with other settings or on other scans, see {path}; remove the "
+                "folder, or choose another --out"
+            )
         return
     shutil.rmtree(out, ignore_errors=True)
-    log = out / "run.log"
+    write_text(path, given)
     print(f"{out.name}: running, see {log}")
     run_logged([*arguments, f"--out={out}"], log)
+    if not (out / SYSTEM).exists():
+        raise InputError(f"{out}: was stopped; run the same command again")
 
 
 def main() -> None:
-    from lung_unet.benchmark.peers.convert import convert
+    from lung_unet.benchmark.peers.convert import convert, truth_of
     from lung_unet.benchmark.peers.score import score
     from lung_unet.benchmark.peers.second_stage import BOTH
     from lung_unet.benchmark.peers.table import side_by_side, write_table
@@ -57,7 +72,7 @@ def main() -> None:
     from lung_unet.data.preparation import prepare
     from lung_unet.data.source import open_source
 
-    out = pathlib.Path(command.required("out"))
+    out = pathlib.Path(command.required("out")).absolute()
     scans, python = command.required("luna16"), command.required("peers_python")
     lidc_xml, minutes = flags.FLAGS.lidc_xml, flags.FLAGS.minutes
     config: ConfigDict = flags.FLAGS.config
@@ -66,21 +81,22 @@ def main() -> None:
     dataset = Dataset(out / "data", config.data.fold)
     source = open_source(scans, lidc_xml, settings.min_readers, settings.outlines)
     convert(source, dataset, config.data, out / "raw")
+    truth = truth_of(dataset, config.data)
 
     given = [a for a in sys.argv[1:] if a.startswith("--config")]
     ours = [sys.executable, "-m", f"{PACKAGE}.ours", *given, f"--config.data.dir={out / 'data'}"]
     ours += [f"--minutes={minutes}", f"--classifier={flags.FLAGS.classifier}"]
-    run(out / "ours", [*ours, f"--classifier_share={flags.FLAGS.classifier_share}"])
+    run(out / "ours", [*ours, f"--classifier_share={flags.FLAGS.classifier_share}"], truth)
     shared = [f"--raw={out / 'raw'}", f"--minutes={minutes}", f"--device={flags.FLAGS.device}"]
     shared += [f"--mirrors={int(flags.FLAGS.mirrors)}"]
     nnunet = [python, "-m", f"{PACKAGE}.nnunet", *shared, f"--plan_gb={flags.FLAGS.plan_gb}"]
-    run(out / "nnunet", nnunet)
+    run(out / "nnunet", nnunet, truth)
     monai = [python, "-m", f"{PACKAGE}.monai_dynunet", *shared]
     monai += ["--channels", *map(str, config.model.channels)]
     monai += ["--patch", *map(str, config.data.patch)]
     monai += ["--window", *map(str, config.evaluation.window or config.data.patch)]
     monai += [f"--spacing_mm={dataset.spacing_mm}", f"--batch={config.train.batch_size}"]
-    run(out / "monai", monai)
+    run(out / "monai", monai, truth)
 
     peers = [out / "nnunet", out / "monai"]
     for peer in peers:

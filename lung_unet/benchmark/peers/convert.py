@@ -7,6 +7,8 @@ scored: what it learns from and predicts is then what we learn from and predict.
 import dataclasses
 import json
 import pathlib
+import shutil
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -29,6 +31,9 @@ from lung_unet.data.volume import Volume, crop_to_lungs
 from lung_unet.errors import InputError
 from lung_unet.evaluation.voxel import truth_mask
 from lung_unet.files import write_text
+from lung_unet.workdir import identity
+
+MADE_FROM = "made_from.json"  # of DATASET, written last
 
 
 def label_of(scan: Scan, consensus: int) -> np.ndarray:
@@ -42,14 +47,15 @@ def label_of(scan: Scan, consensus: int) -> np.ndarray:
 def convert(source: Source, dataset: Dataset, data: ConfigDict, raw: pathlib.Path) -> None:
     """Writes the scans of a prepared dataset, out of the source that it was made from, to `raw`.
 
-    `data` is config.data. Does nothing where an earlier call ended.
+    `data` is config.data. Does nothing where an earlier call wrote the same.
 
     Raises:
       InputError: the dataset has pseudonyms, or was not made from this source.
     """
-    folder = raw / DATASET
-    if (folder / "dataset.json").exists():
+    folder, truth = raw / DATASET, json.dumps(truth_of(dataset, data))
+    if (folder / MADE_FROM).exists() and (folder / MADE_FROM).read_text() == truth:
         return
+    shutil.rmtree(raw, ignore_errors=True)
     if dataset.manifest["settings"]["pseudonym_key"]:
         raise InputError(f"{dataset.folder}: has pseudonyms; prepare it without --pseudonym_key")
     entries = [(split, entry) for split in SPLITS for entry in dataset.scans(split)]
@@ -74,6 +80,12 @@ def convert(source: Source, dataset: Dataset, data: ConfigDict, raw: pathlib.Pat
         "file_ending": SUFFIX,
     }
     write_text(folder / "dataset.json", json.dumps(description, indent=1))
+    write_text(folder / MADE_FROM, truth)
+
+
+def truth_of(dataset: Dataset, data: ConfigDict) -> dict[str, Any]:
+    """All that scans, split and labels depend on, as JSON; `data` is config.data."""
+    return {"data": identity(dataset), "fold": dataset.fold, "readers": agreement(data)}
 
 
 def read_scan(source: Source, dataset: Dataset, entry: dict) -> Scan:

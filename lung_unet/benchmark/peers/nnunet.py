@@ -7,7 +7,7 @@ alone: planning and preprocessing come before it. nnUNetTrainer is as it is but 
 trains until the budget is used, its learning rate follows its poly schedule of exponent 0.9 over
 the share that is used, and its online validation, which chooses nothing, is left out, so that all
 of the budget is training. The last weights predict, as nnU-Net does by default: Gaussian windows
-that overlap by half, eight mirrors.
+that overlap by half, eight mirrors. Freed memory is kept, as lung_unet keeps it.
 """
 
 import importlib.metadata
@@ -25,6 +25,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from lung_unet.allocator import keep_freed_memory
 from lung_unet.benchmark.peers import exchange
 from lung_unet.benchmark.peers.budget import iterations
 
@@ -98,6 +99,7 @@ def main() -> None:
         "--plan_gb", type=float, default=8.0, help="GPU memory that nnU-Net plans for; 8 is its own"
     )
     flags = parser.parse_args()
+    keep_freed_memory()
     seconds: dict[str, float] = {}
     with exchange.spending(seconds, "prepare"):
         plans, description = plan(flags.raw, flags.out, flags.plan_gb)

@@ -6,7 +6,8 @@
 A run of a few steps measures a step, a validation, a checkpoint, and the start with compilation;
 the schedule is made for the steps that fit beside the others. All of a training process's time
 counts, compilation too, though a program that was compiled before is read from JAX's cache. A
-second stage gets its share of the same minutes, and OUT/two_stages is what both make of the marks.
+second stage gets its share of the same minutes: OUT is the segmentation alone, with what is left of
+them, and OUT/two_stages both.
 """
 
 import pathlib
@@ -21,6 +22,7 @@ from lung_unet.benchmark.peers.exchange import spending, write_system
 from lung_unet.data.manifest import Dataset
 from lung_unet.errors import InputError
 from lung_unet.evaluation.ensemble import Predict
+from lung_unet.files import write_text
 
 
 class Timed:
@@ -37,8 +39,8 @@ class Timed:
 def main() -> None:
     command.set_up_jax()
     from lung_unet.benchmark.peers.schedule import probe, scheduled
-    from lung_unet.benchmark.peers.second_stage import train_second_stage, write_both
-    from lung_unet.evaluation.operating_point import choose
+    from lung_unet.benchmark.peers.second_stage import BOTH, score_both, train_second_stage
+    from lung_unet.evaluation.operating_point import NAME
     from lung_unet.evaluation.resume import member
     from lung_unet.evaluation.split import evaluate_split
     from lung_unet.restore import restore_runs
@@ -63,25 +65,25 @@ def main() -> None:
     predictor, (step,) = restore_runs([run])
     timed = Timed(predictor, seconds)
     members = [member(run, step)]
-    second = None
+    evaluate_split(timed, config, dataset, "test", out, members)
+    name, alone = f"lung_unet {__version__}", dict(seconds)
+    facts = {
+        "iterations": steps,
+        "batch": config.train.batch_size,
+        "patch": list(config.data.patch),
+        "spacing_mm": [dataset.spacing_mm] * 3,
+        "channels": list(config.model.channels),
+        "jax": version("jax"),
+    }
     if second_config is not None:
-        choose(timed, config, dataset, out, members)
-        workdir = out / "second_stage"
+        workdir, both = out / "second_stage", out / BOTH
         second = train_second_stage(second_config, workdir, out, dataset, budget_s, seconds)
-    evaluate_split(timed, config, dataset, "test", out, members, second)
-    write_system(
-        out,
-        f"lung_unet {__version__}",
-        seconds,
-        iterations=steps,
-        batch=config.train.batch_size,
-        patch=list(config.data.patch),
-        spacing_mm=[dataset.spacing_mm] * 3,
-        channels=list(config.model.channels),
-        jax=version("jax"),
-    )
-    if second is not None:
-        write_both(out, second, dataset)
+        write_text(both / NAME, (out / NAME).read_text())  # the segmentation's thresholds
+        evaluate_split(timed, config, dataset, "test", both, members, second)
+        score_both(both, second, dataset)
+        seconds["predict"] -= alone["predict"]  # the same scans, predicted once more
+        write_system(both, f"{name}, both stages", seconds, **facts)
+    write_system(out, name, alone, **facts)
 
 
 if __name__ == "__main__":

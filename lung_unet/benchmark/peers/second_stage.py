@@ -10,14 +10,19 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from lung_unet.benchmark.peers.exchange import read_system, spending, write_system
+from lung_unet.benchmark.peers.exchange import spending
 from lung_unet.benchmark.peers.schedule import probe, scheduled
 from lung_unet.data.manifest import Dataset
 from lung_unet.evaluation.judge import SecondStage
 from lung_unet.evaluation.resume import folder_of, scored_split, write_result
 from lung_unet.evaluation.second_stage import rows_of
 from lung_unet.files import write_text
-from lung_unet.second_stage import collect_crops, evaluate_candidates, open_second_stage
+from lung_unet.second_stage import (
+    collect_crops,
+    evaluate_candidates,
+    open_collector,
+    open_second_stage,
+)
 from lung_unet.train.classification import FOLDER
 from lung_unet.train.loop import train
 from lung_unet.workdir import claim, load
@@ -41,9 +46,9 @@ def train_second_stage(
       InputError: what is left of the budget is too little.
     """
     config = config.copy_and_resolve_references()
-    config.candidates.workdir = str(first)
+    config.candidates.workdir, config.data.fold = str(first), dataset.fold
     with spending(seconds, "train"):
-        collect_crops(workdir, config, dataset)
+        collect_crops(open_collector(workdir, config, dataset))
     steps = probe(config, dataset, budget_s - seconds["train"], workdir / FOLDER)
     config = scheduled(config, steps)
     claim(workdir, config, dataset)
@@ -53,29 +58,23 @@ def train_second_stage(
     return open_second_stage(workdir, load(first))
 
 
-def write_both(out: pathlib.Path, second: SecondStage, dataset: Dataset) -> None:
-    """Of a run that was scored with a second stage, writes OUT/two_stages: the same scans, their
-    marks with the score of both stages, so that its FROC is that of both."""
+def score_both(out: pathlib.Path, second: SecondStage, dataset: Dataset) -> None:
+    """Of a run that was scored with a second stage: gives its marks the score of both stages, so
+    that its FROC is that of both, as its masks are."""
     scored, settings = scored_split(out, "test")
     folder = folder_of(out, "second_stage_test")
     judged = second.judge_split(dataset, "test", list(scored.values()), folder, settings)
     for scan, marks in zip(judged, rows_of(judged, second.weight), strict=True):
         uid = scan["series_uid"]
+        path = folder_of(out, "test") / f"{uid}.json"
         result = scored[uid] | {"marks": marks.tolist()}
-        path = folder_of(out / BOTH, "test") / f"{uid}.json"
-        write_result(path, settings, len(scored), result)
+        write_result(path, settings | {"marks": "of both stages"}, len(scored), result)
     metrics = json.loads((out / "metrics.json").read_text())
     both = metrics["second_stage"]
+    known = {"cpm": both["intervals"]["cpm"], "sensitivity": dict.fromkeys(both["sensitivity"])}
     metrics |= {
         "cpm": both["cpm"],
         "sensitivity": both["sensitivity"],
-        "intervals": metrics["intervals"] | {"cpm": both["intervals"]["cpm"]},
+        "intervals": metrics["intervals"] | known,
     }
-    write_text(out / BOTH / "metrics.json", json.dumps(metrics, indent=1))
-    system = read_system(out)
-    write_system(
-        out / BOTH,
-        f"{system['name']}, both stages",
-        system["seconds"],
-        iterations=system["iterations"],
-    )
+    write_text(out / "metrics.json", json.dumps(metrics, indent=1))

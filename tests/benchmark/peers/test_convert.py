@@ -74,6 +74,16 @@ def test_what_no_metric_counts_is_ignored_and_too_few_readers_are_background():
     assert label[1, 2, 2] == 2 and label[2, 1, 1] == 2 and np.count_nonzero(label == 2) == 7
 
 
+def test_it_is_done_once_and_anew_for_another_truth(raw, luna16, dataset, config):
+    path = label_path(raw, dataset.scans("train")[0]["series_uid"])
+    path.write_text("as it was left")
+    convert(open_source(luna16), dataset, config.data, raw)
+    assert path.read_text() == "as it was left"
+    config.data.consensus = 4
+    convert(open_source(luna16), dataset, config.data, raw)
+    assert sitk.GetArrayFromImage(read_image(path)).any()
+
+
 def test_a_scan_that_changed_since_is_refused(luna16, dataset, config, tmp_path):
     for entry in dataset.manifest["scans"]:
         entry["made_from"]["input"] = "other"
