@@ -136,8 +136,8 @@ def _given(config: ConfigDict) -> dict[str, float]:
 
 
 def _values(given: dict[str, float]) -> Values:
-    """The grid that the others are chosen from: always with a pair of thresholds, neither of the
-    mask's regions left out nor none fainter, where one alone is given."""
+    """The grid that the others are chosen from. A threshold of voxels that is given is tried of
+    regions and marks too, so that one that is not below it, and one not above it, is there."""
     values = GRID | {name: (number,) for name, number in given.items()}
     for name in ("finding_threshold", "candidate_threshold"):
         if name not in given and "threshold" in given:
