@@ -72,9 +72,9 @@ def plan(ablation: ConfigDict, data: pathlib.Path, out: pathlib.Path) -> list[Ru
                 given.insert(1, ablation.changes[change])
             values: dict[str, Any] = {}
             for overrides in given:
-                flat = flattened(command.frozen(overrides))
+                flat = command.flattened(command.frozen(overrides))
                 for key in flat:
-                    if key not in flattened(command.frozen(base)):
+                    if key not in command.flattened(command.frozen(base)):
                         raise InputError(
                             f"{change}: config has no field {key}; see {ablation.base}"
                         )
@@ -103,15 +103,6 @@ def plan(ablation: ConfigDict, data: pathlib.Path, out: pathlib.Path) -> list[Ru
 
 def _scored_against(config: ConfigDict) -> tuple[int, int]:
     return config.data.fold, agreement(config.data)
-
-
-def flattened(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """Values of a nested dict by their keys, joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = isinstance(value, dict)
-        flat |= flattened(value, f"{prefix}{key}.") if inner else {prefix + key: value}
-    return flat
 
 
 def _text(value: Any) -> str:

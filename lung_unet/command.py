@@ -170,3 +170,12 @@ def frozen(config: ConfigDict) -> dict:
         return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value
 
     return {key: plain(value) for key, value in config.items()}
+
+
+def flattened(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Values of a nested dict by their keys, joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = isinstance(value, dict)
+        flat |= flattened(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return flat

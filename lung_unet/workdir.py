@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lung_unet.command import frozen
+from lung_unet.command import flattened, frozen
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.shards import Settings
 from lung_unet.errors import InputError
@@ -131,15 +131,5 @@ def _load(path: pathlib.Path) -> Run:
 def recipe(config: ConfigDict) -> dict[str, Any]:
     """What a run must keep of its configuration, by dotted names; as JSON."""
     free = tuple(f"{name}." for name in FREE)
-    flat = _flat(frozen(config))
+    flat = flattened(frozen(config))
     return {key: flat[key] for key in flat if not f"{key}.".startswith(free)}
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat: dict = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
