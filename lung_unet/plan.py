@@ -11,11 +11,13 @@ is compiled for the CPU with the accelerators' convolutions in bfloat16.
 
 import dataclasses
 import functools
+import math
 import pathlib
 
 from absl import flags
 
 from lung_unet import command
+from lung_unet.errors import InputError
 
 flags.DEFINE_string("data", None, "Prepared dataset.")
 flags.DEFINE_float("memory_gb", None, "Memory of a device, in 10⁹ bytes.", lower_bound=0)
@@ -34,6 +36,11 @@ def main() -> None:
 
     folder = pathlib.Path(command.required("data"))
     memory_gb = float(command.required("memory_gb"))
+    if not 0 < memory_gb < math.inf:
+        raise InputError(f"--memory_gb={memory_gb:g}: give the memory of a device, in 10⁹ bytes")
+    out = pathlib.Path(_OUT.value or folder / "plan.py")
+    if out.is_dir():
+        raise InputError(f"--out={out}: is a folder; give the file to write")
     dataset = Dataset(folder, fold=None)
     fingerprint = read_fingerprint(dataset)
     command.set_up_jax()
@@ -41,7 +48,13 @@ def main() -> None:
 
     from lung_unet.planning import nnunet, rules
     from lung_unet.planning.memory import Analysis
-    from lung_unet.planning.proposal import GB, Proposal, config_text, data_settings
+    from lung_unet.planning.proposal import (
+        GB,
+        Proposal,
+        config_text,
+        data_settings,
+        prepare_again,
+    )
 
     # Where there is only the CPU, as many of them as may share a patch.
     jax.config.update("jax_num_cpu_devices", min(_DEVICES.value, max(rules.SPACE)))
@@ -54,15 +67,17 @@ def main() -> None:
         print(f"  {part}: {taken / GB:.3g} GB a device")
         return taken
 
-    propose = {"ours": rules.propose, "nnunet": nnunet.propose}[_RULES.value]
+    if jax.device_count() < min(_DEVICES.value, max(rules.SPACE)):
+        print(f"patches over more than the {jax.device_count()} devices here are not tried")
+    ours = functools.partial(rules.propose, space=jax.device_count())
+    propose = nnunet.propose if _RULES.value == "nnunet" else ours
     proposal, reasons = propose(fingerprint, memory_gb, _DEVICES.value, step_bytes)
-    out = pathlib.Path(_OUT.value or folder / "plan.py")
     reasons.append(f"memory by {analysis.words}")
     data = data_settings(proposal, dataset)
     if data["dir"] != str(folder.absolute()):
         reasons.append(
-            "the dataset's spacing or blocks do not suit that: python -m lung_unet.prepare "
-            f"--config={out} --luna16=SCANS --out={data['dir']}"
+            "the dataset's spacing or blocks do not suit that: "
+            f"{prepare_again(dataset, out, data['dir'])}"
         )
     title = f"{memory_gb:g} GB a device, devices: {_DEVICES.value}, rules: {_RULES.value}."
     write_text(out, config_text(proposal, data, f"A plan for {title}", reasons))

@@ -1,14 +1,17 @@
 """The command reads a dataset, writes a configuration that runs, and says why."""
 
 import ast
+import dataclasses
+import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from lung_unet.data.manifest import Dataset
-from lung_unet.planning.proposal import Proposal, config_text, data_settings
+from lung_unet.planning.proposal import Proposal, config_text, data_settings, prepare_again
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -62,12 +65,39 @@ def test_a_dataset_that_suits_is_kept_and_another_is_made_as_it_was(prepared):
         assert (data["margin_mm"], data["nodule_blocks"]) == (8.0, 2)  # as this one
 
 
+def test_a_dataset_of_another_plan_is_not_taken_for_this_one_s(prepared, tmp_path):
+    folder = pathlib.Path(shutil.copytree(prepared, tmp_path / "luna"))
+    proposal = Proposal(2.0, (-1000.0, 400.0), (16, 16, 16), (8, 16), ((2, 2, 2),), 1)
+    assert data_settings(proposal, Dataset(folder, fold=None))["dir"] == f"{folder}_planned"
+    shutil.copytree(prepared, f"{folder}_planned")  # at 4 mm
+    data = data_settings(proposal, Dataset(folder, fold=None))
+    assert data["dir"] == f"{folder}_planned_2mm_20x20x20"
+    there = dataclasses.replace(proposal, spacing_mm=4.0)
+    first = json.loads((folder / "manifest.json").read_text())
+    first["settings"]["spacing_mm"] = 1.0
+    (folder / "manifest.json").write_text(json.dumps(first))
+    assert data_settings(there, Dataset(folder, fold=None))["dir"] == f"{folder}_planned"
+
+
+def test_scans_are_prepared_again_with_the_outlines_and_the_key_that_they_had(prepared):
+    dataset = Dataset(prepared, fold=None)
+    words = prepare_again(dataset, pathlib.Path("plan.py"), "out")
+    assert words == "python -m lung_unet.prepare --config=plan.py --luna16=SCANS --out=out"
+    dataset.manifest["counts"]["scans_with_outlines"] = 2
+    dataset.manifest["settings"]["pseudonym_key"] = "abcd"
+    words = prepare_again(dataset, pathlib.Path("plan.py"), "out")
+    assert "--lidc_xml=XML" in words and "--pseudonym_key=FILE" in words
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--memory_gb=8",), "error: --data is missing"),
         (("--data={prepared}",), "error: --memory_gb is missing"),
         (("--data={empty}", "--memory_gb=8"), "has no manifest.json"),
+        (("--data={prepared}", "--memory_gb=0"), "error: --memory_gb=0: give the memory"),
+        (("--data={prepared}", "--memory_gb=inf"), "error: --memory_gb=inf: give the memory"),
+        (("--data={prepared}", "--memory_gb=8", "--out={empty}"), "is a folder; give the file"),
         (
             ("--data={prepared}", "--memory_gb=8", "--rules=nnunet", "--devices=3"),
             "error: --devices=3: nnU-Net's batch of 2 does not divide",

@@ -59,7 +59,9 @@ def open_dataset(data: ConfigDict, workdir: pathlib.Path, make: bool = True) -> 
         )
     if data.dir and (source / NAME).exists():
         dataset = Dataset(source, data.fold)
-        print(f"data: {source}, at {dataset.spacing_mm:g} mm")
+        wanted = data.spacing_mm
+        other = f", not at config's {wanted:g}" if dataset.spacing_mm != wanted else ""
+        print(f"data: {source}, at {dataset.spacing_mm:g} mm{other}")
         return dataset
     if not make:
         return Dataset(workdir / "data", data.fold)

@@ -46,14 +46,15 @@ def read_fingerprint(dataset: Dataset) -> Fingerprint:
     try:
         entries = dataset.manifest["scans"]
         nodules = [n["diameter_mm"] for e in entries for n in e["nodules"]]
-        if not nodules:
+        foregrounds = [e["foreground"] for e in entries if e["foreground"]["voxels"]]
+        if not nodules or not foregrounds:
             raise InputError(f"{path}: names no nodule; plan for scans that have annotations")
         return Fingerprint(
             np.array([e["source_spacing_mm"] for e in entries], float),
             np.array([e["source_shape"] for e in entries], int),
             np.array([e["shape"] for e in entries]) * dataset.spacing_mm,
             np.array(nodules, float),
-            _pooled([e["foreground"] for e in entries if e["foreground"]["voxels"]]),
+            _pooled(foregrounds),
             dataset.spacing_mm,
             dataset.block,
         )

@@ -52,7 +52,7 @@ def propose(
     `step_bytes` is asked once, to set XLA's account beside nnU-Net's estimate.
 
     Raises:
-      InputError: the devices do not divide the batch.
+      InputError: nothing fits by nnU-Net's estimate, or the devices do not divide the batch.
     """
     spacing = fingerprint.spacing_mm
     found = plan(fingerprint.spacings_mm, fingerprint.shapes, memory_gb, (spacing,) * 3)
@@ -62,11 +62,14 @@ def propose(
             f"give a divisor of {found.batch}"
         )
     low, _, high = fingerprint.foreground.percentiles
+    high = max(high, low + 1)
     proposal = Proposal(
         spacing, (low, high), found.patch, found.features, found.strides, found.batch // devices,
         devices, variant="nnunet",
     )  # fmt: skip
     target = target_spacing(fingerprint.spacings_mm, fingerprint.shapes)
+    taken = step_bytes(proposal) / GB
+    more = "" if taken <= memory_gb else ", more than there is; --rules=ours keeps within it"
     return proposal, [
         f"spacing {spacing:g} mm, the dataset's; nnU-Net would choose {times(target.round(3))} mm",
         f"window {low:g} to {high:g} HU: the nodules' 0.5 and 99.5 percentiles",
@@ -74,7 +77,7 @@ def propose(
         f"activations a patch by nnU-Net's estimate, {found.limit / 1e6:.0f} are its limit for "
         f"{memory_gb:g} GB",
         f"{len(found.features)} levels, features {', '.join(map(str, found.features))}",
-        f"the step takes {step_bytes(proposal) / GB:.3g} GB of a device",
+        f"the step holds {taken:.3g} GB of a device{more}",
     ]
 
 
@@ -102,6 +105,9 @@ def plan(
     """The 3d_fullres plan for scans of these spacings and shapes, both (scans, 3) in z, y, x.
 
     `spacing_mm` takes the place of the target spacing, as nnU-Net's `-overwrite_target_spacing`.
+
+    Raises:
+      InputError: not even a network of two levels fits, below which nnU-Net would go on.
     """
     shapes = np.asarray(shapes)
     target = np.asarray(spacing_mm or target_spacing(spacings_mm, shapes), float)
@@ -137,8 +143,15 @@ def _patch(
         axis = np.argsort(patch / median, kind="stable")[-1]
         shorter = patch.copy()
         shorter[axis] -= _multiple(strides)[axis]
+        before = times(patch)
         patch[axis] -= _multiple(topology(spacing, shorter)[0])[axis]
         strides, patch = topology(spacing, patch)
+        if not strides:
+            raise InputError(
+                f"--memory_gb={memory_gb:g}: nothing fits by nnU-Net's estimate; its smallest "
+                f"network, on {REFERENCE_BATCH} × ({before}), needs "
+                f"--memory_gb={count / REFERENCE * REFERENCE_GB + 5e-5:.4f}"
+            )
     return patch, strides, count, limit
 
 

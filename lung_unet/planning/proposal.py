@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import unet3d
-from lung_unet.data.manifest import Dataset
+from lung_unet.data.manifest import NAME, Dataset
 from lung_unet.data.shards import Settings
 
 GB = 1e9
@@ -73,15 +74,32 @@ def data_settings(proposal: Proposal, dataset: Dataset) -> dict[str, Any]:
     if held and proposal.spacing_mm == dataset.spacing_mm:
         return {"dir": str(dataset.folder.absolute()), "block": dataset.block}
     made = Settings.from_json(dataset.manifest["settings"])
+    block = tuple(5 * size // 4 for size in proposal.patch)
     folder = dataset.folder.absolute()
+    other = folder.with_name(f"{folder.name}_planned")
+    if (other / NAME).exists():  # of another plan perhaps
+        there = Dataset(other, fold=None)
+        if (there.spacing_mm, there.block) != (proposal.spacing_mm, block):
+            sizes = "x".join(map(str, block))
+            other = folder.with_name(f"{other.name}_{proposal.spacing_mm:g}mm_{sizes}")
     return {
-        "dir": str(folder.with_name(f"{folder.name}_planned")),
-        "block": tuple(5 * size // 4 for size in proposal.patch),
+        "dir": str(other),
+        "block": block,
         "margin_mm": made.margin_mm,
         "nodule_blocks": made.nodule_blocks,
         "min_readers": made.min_readers,
         "outlines": made.outlines,
     }
+
+
+def prepare_again(dataset: Dataset, config_file: pathlib.Path, out: str) -> str:
+    """The command that prepares a dataset's scans anew, with a plan's configuration."""
+    words = f"python -m lung_unet.prepare --config={config_file} --luna16=SCANS --out={out}"
+    if dataset.manifest["counts"]["scans_with_outlines"]:
+        words += " --lidc_xml=XML (unless SCANS holds it)"
+    if dataset.manifest["settings"]["pseudonym_key"]:
+        words += " --pseudonym_key=FILE, the same key"
+    return words
 
 
 def config_text(proposal: Proposal, data: dict[str, Any], title: str, reasons: list[str]) -> str:

@@ -27,9 +27,13 @@ SPACE = (1, 2, 4, 8)  # devices that share a patch: those of one host
 
 
 def propose(
-    fingerprint: Fingerprint, memory_gb: float, devices: int, step_bytes: StepBytes
+    fingerprint: Fingerprint,
+    memory_gb: float,
+    devices: int,
+    step_bytes: StepBytes,
+    space: int = max(SPACE),
 ) -> tuple[Proposal, list[str]]:
-    """(the proposal, why) for devices of so much memory.
+    """(the proposal, why) for devices of so much memory, of which at most `space` share a patch.
 
     First the patch grows, with as few patches a device as make a batch of two, up to the box that
     holds the lungs of half the scans; then the batch, up to 5% of the dataset's voxels. Only where
@@ -43,7 +47,7 @@ def propose(
     box = np.median(fingerprint.lungs_mm, 0) / spacing
     sizes = patches(box)
     start = _first_that_fits(
-        _starts(spacing, window_of(fingerprint), sizes[0], devices), memory_gb, step_bytes
+        _starts(spacing, window_of(fingerprint), sizes[0], devices, space), memory_gb, step_bytes
     )
     steps = [_with_patch(start, size) for size in sizes]
     costs = [math.prod(size) for size in sizes]
@@ -148,12 +152,12 @@ def _halvings(edge: int) -> int:
 
 
 def _starts(
-    spacing: float, window: tuple[float, float], patch: tuple[int, ...], devices: int
+    spacing: float, window: tuple[float, float], patch: tuple[int, ...], devices: int, most: int
 ) -> list[Proposal]:
     """The smallest patch with the most features on the fewest devices first."""
     starts = []
     for features in FEATURES:
-        for space in SPACE:
+        for space in filter(most.__ge__, SPACE):
             if devices % space == 0 and patch[0] // space >= BOTTOM:
                 data = devices // space
                 batch = math.ceil(MIN_BATCH / data)

@@ -37,7 +37,7 @@ def test_a_prepared_folder_is_opened_as_it_is(config, prepared, tmp_path, capsys
     dataset = open_dataset(config.data, tmp_path / "work")
     assert dataset.folder == prepared
     assert [e["subset"] for e in dataset.scans("test")] == [2]
-    assert "at 4 mm" in capsys.readouterr().out
+    assert "at 4 mm, not at config's 2" in capsys.readouterr().out
     assert not (tmp_path / "work").exists()
 
 

@@ -1,5 +1,7 @@
 """nnU-Net's arithmetic gives nnU-Net's plans."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -101,6 +103,33 @@ def test_scans_too_small_for_four_levels_are_planned_without_deep_supervision():
     assert len(proposal.channels) == 3 and not proposal.config().model.deep_supervision
     larger, _ = nnunet.propose(fingerprint(*LUNA16), 8.0, 1, lambda _: 0)
     assert larger.config().model.deep_supervision
+
+
+def test_what_would_fit_is_said_where_nothing_does():
+    with pytest.raises(
+        InputError, match=r"--memory_gb=1e-05: nothing fits.*smallest network"
+    ) as error:
+        nnunet.propose(fingerprint(*LUNA16), 1e-5, 1, lambda _: 0)
+    enough = float(str(error.value).rpartition("=")[2])
+    assert 1e-4 < enough < 0.1
+    proposal, _ = nnunet.propose(fingerprint(*LUNA16), enough, 1, lambda _: 0)
+    assert len(proposal.channels) == 2
+
+
+def test_a_step_beyond_the_memory_is_told():
+    _, reasons = nnunet.propose(fingerprint(*LUNA16), 8.0, 1, lambda _: 9_500_000_000)
+    assert (
+        "holds 9.5 GB of a device, more than there is; --rules=ours keeps within it" in reasons[-1]
+    )
+    _, reasons = nnunet.propose(fingerprint(*LUNA16), 8.0, 1, lambda _: 7_000_000_000)
+    assert "more than there is" not in reasons[-1]
+
+
+def test_nodules_of_one_hu_have_a_window():
+    found = fingerprint(*LUNA16)
+    found = dataclasses.replace(found, foreground=Foreground(50.0, 0.0, (50.0, 50.0, 50.0)))
+    proposal, _ = nnunet.propose(found, 8.0, 1, lambda _: 0)
+    assert proposal.window_hu == (50.0, 51.0)
 
 
 def test_devices_that_do_not_divide_the_batch():

@@ -75,6 +75,11 @@ def test_a_patch_is_split_before_features_go():
     assert "does not fit on fewer devices" in reasons[4]
 
 
+def test_patches_are_split_over_no_more_devices_than_can_be_compiled_for():
+    alone, _ = propose(fingerprint(), 0.6, 8, Steps(), space=1)
+    assert (alone.space, alone.data) == (1, 8) and alone.channels[0] < 32
+
+
 def test_what_would_fit_is_said_where_nothing_does():
     with pytest.raises(InputError, match=r"--memory_gb=0\.1: nothing fits") as error:
         propose(fingerprint(), 0.1, 1, Steps())
