@@ -1,5 +1,7 @@
 """The levels of the network, finest first: their strides, and what a patch must be multiples of."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from lung_unet.errors import InputError
@@ -16,15 +18,20 @@ def strides_of(model: ConfigDict) -> tuple[Axes, ...]:
     steps = len(model.channels) - 1
     if not model.strides:
         return ((2, 2, 2),) * steps
-    if len(model.strides) != steps or any(
-        not isinstance(stride, tuple | list) or len(stride) != 3 or not {*stride} <= {1, 2}
-        for stride in model.strides
-    ):
+    if len(model.strides) != steps or not all(map(_is_stride, model.strides)):
         raise InputError(
             f"config.model.strides = {model.strides}: give {steps} strides (z, y, x) of 1 or 2, as "
             f"(1, 2, 2), for the steps between {steps + 1} channels, or () for 2 everywhere"
         )
     return tuple((z, y, x) for z, y, x in model.strides)
+
+
+def _is_stride(value: Any) -> bool:
+    return (
+        isinstance(value, tuple | list)
+        and [type(n) for n in value] == [int] * 3
+        and ({*value} <= {1, 2})
+    )
 
 
 def scales_of(model: ConfigDict) -> list[Axes]:

@@ -16,6 +16,7 @@ from lung_unet.model.levels import scales_of, strides_of
 
 DOWN = ("max_pool", "strided")
 UP = ("transpose", "nearest")
+DTYPES = ("float32", "bfloat16", "float16")
 # What a new network gives every voxel, about. Nodules are rarer still; from 0.5, the first hundred
 # steps would do nothing but learn that. Lin et al. 2017, arXiv 1708.02002, section 4.1.
 PRIOR = 0.01
@@ -114,7 +115,7 @@ def build(config: ConfigDict, rngs: nnx.Rngs) -> UNet:
             "between the finest and the lowest, which is left out; give config.model.channels four"
         )
     patch, multiples = tuple(config.data.patch), scales_of(model)[-1]
-    if len(patch) != 3 or any(n % m for n, m in zip(patch, multiples, strict=True)):
+    if len(patch) != 3 or any(n < 1 or n % m for n, m in zip(patch, multiples, strict=True)):
         raise InputError(
             f"config.data.patch = {patch}: {len(model.channels)} levels need multiples of "
             f"{multiples}"
@@ -143,9 +144,6 @@ def compute_dtype(name: str) -> jnp.dtype:
     """The type that convolutions compute in; `auto` is bfloat16, float32 on CPU."""
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    try:
-        return jnp.dtype(name)
-    except TypeError:
-        raise InputError(
-            f"config.model.dtype = {name!r}: choose auto, float32, bfloat16 or float16"
-        ) from None
+    if name not in DTYPES:
+        raise InputError(f"config.model.dtype = {name!r}: choose auto, {', '.join(DTYPES)}")
+    return jnp.dtype(name)

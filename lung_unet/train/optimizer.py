@@ -33,8 +33,15 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Gradient clipping, then AdamW, or SGD with Nesterov momentum and L2 decay (nnU-Net's)."""
     c = config.optimizer
-    if not 0 <= c.ema < 1:
-        raise InputError(f"config.optimizer.ema = {c.ema}: choose 0 (no average) to below 1")
+    for field, possible, words in (
+        ("ema", 0 <= c.ema < 1, "0 (no average) to below 1"),
+        ("momentum", 0 <= c.momentum < 1, "0 to below 1"),
+        ("clip_norm", c.clip_norm > 0, "above 0, inf for no clipping"),
+        ("learning_rate", c.learning_rate > 0, "above 0"),
+        ("weight_decay", c.weight_decay >= 0, "0 or more"),
+    ):
+        if not possible:
+            raise InputError(f"config.optimizer.{field} = {c[field]}: choose {words}")
     schedule = make_schedule(config)
     clip = optax.clip_by_global_norm(c.clip_norm)
     if c.name == "adamw":

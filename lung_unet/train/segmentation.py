@@ -42,6 +42,8 @@ class Segmentation:
         )
 
     def validation_batches(self, shard: int, shards: int) -> list[dict[str, np.ndarray]]:
+        if shard == 0 and not any(e["nodules"] for e in self.dataset.scans("validation")):
+            print("validation: its scans have no nodule; the latest checkpoint counts as the best")
         return pipeline.validation_batches(
             self.dataset,
             patch=tuple(self.config.data.patch),
@@ -53,10 +55,10 @@ class Segmentation:
         )
 
     def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
-        """Mean loss, and Dice over all voxels of the validation patches."""
+        """Mean loss, and Dice over all voxels of the validation patches, if any is nodule: else
+        it would be 1 for a network that finds nothing."""
         total = {k: float(np.sum([s[k] for s in outputs])) for k in outputs[0]}
-        marked = total["predicted"] + total["true"]
-        return {
-            "loss": total["loss"] / len(outputs),
-            "dice": 2 * total["hit"] / marked if marked else 1.0,
-        }
+        scores = {"loss": total["loss"] / len(outputs)}
+        if total["true"]:
+            scores["dice"] = 2 * total["hit"] / (total["predicted"] + total["true"])
+        return scores

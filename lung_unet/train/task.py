@@ -1,5 +1,6 @@
 """What a run trains, by `config.task`: all that the loop does not do the same for every network."""
 
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -8,10 +9,14 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
+from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.mining import Mining
 from lung_unet.errors import InputError
+from lung_unet.model.losses import make_loss
+from lung_unet.parallel.mesh import make_mesh
 from lung_unet.train.classification import Classification
+from lung_unet.train.optimizer import make_optimizer
 from lung_unet.train.segmentation import Segmentation
 
 TASKS = ("segmentation", "classification")
@@ -48,17 +53,37 @@ def check(config: ConfigDict) -> None:
     """Returns where the configuration asks for what can be done, before data are made for it.
 
     Raises:
-      InputError: no such task, a number that must be 1 or more, or what only segmentation has.
+      InputError: no such task, a choice or number that cannot be, devices that are not there, or
+        what only segmentation has.
     """
     if config.task not in TASKS:
         raise InputError(f"config.task = {config.task!r}: choose one of {', '.join(TASKS)}")
     for name in COUNTS:
         if config.train[name] < 1:
             raise InputError(f"config.train.{name} = {config.train[name]}: choose 1 or more")
-    if config.task == "classification" and (config.mesh.space, config.train.accumulate) != (1, 1):
+    low_high = tuple(config.data.window_hu)
+    if len(low_high) != 2 or not -math.inf < low_high[0] < low_high[1] < math.inf:
+        raise InputError(
+            f"config.data.window_hu = {low_high}: choose two HU, the lower first, as (-1000, 400)"
+        )
+    for name, value in (("seed", config.seed), ("data.threads", config.data.threads)):
+        if value < 0:
+            raise InputError(f"config.{name} = {value}: choose 0 or more")
+    if config.task == "segmentation":
+        make_loss(config)
+        data = config.data
+        if agreement(data) > data.min_readers:
+            raise InputError(
+                f"config.data.consensus = {data.consensus}: nodules of only "
+                f"config.data.min_readers = {data.min_readers} would have no voxel; lower it, or "
+                f"set both to {data.consensus} and prepare the scans with that"
+            )
+    elif (config.mesh.space, config.train.accumulate) != (1, 1):
         raise InputError(
             "config.mesh.space and config.train.accumulate: leave both at 1, crops are small"
         )
+    make_optimizer(config)
+    make_mesh(config)
 
 
 def make_task(config: ConfigDict, dataset: Dataset, workdir: pathlib.Path) -> Task:

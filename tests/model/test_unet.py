@@ -96,6 +96,9 @@ def test_bfloat16_computes_close_to_float32(config):
         ({"down": "average"}, "config.model.down"),
         ({"up": "linear"}, "config.model.up"),
         ({"dtype": "float31"}, "config.model.dtype"),
+        ({"dtype": "int8"}, "config.model.dtype"),  # a type, with a gradient of 0
+        ({"strides": ((2.0, 2, 2),)}, "config.model.strides"),
+        ({"blocks": (1, 2)}, "config.model.blocks"),
         ({"channels": (4, 8, 16, 16, 16, 16)}, "config.data.patch"),
         ({"strides": ((2, 2, 2), (2, 2, 2))}, "config.model.strides"),
         ({"strides": (2,)}, "config.model.strides"),
@@ -112,6 +115,13 @@ def test_bfloat16_computes_close_to_float32(config):
 def test_choice_that_does_not_exist_is_named(config, change, named):
     config.model.update(change)
     with pytest.raises(InputError, match=named):
+        unet.build(config, nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("patch", [(0, 0, 0), (-16, 16, 16), (15, 16, 16), (16, 16)])
+def test_a_patch_that_cannot_be_is_named(config, patch):
+    config.data.patch = patch
+    with pytest.raises(InputError, match=r"config\.data\.patch = .*multiples of"):
         unet.build(config, nnx.Rngs(0))
 
 

@@ -77,6 +77,12 @@ def test_the_best_checkpoint_is_of_the_highest_average_precision(second_config, 
     ("change", "said"),
     [({"mesh": {"space": 2}}, "leave both at 1"), ({"train": {"accumulate": 2}}, "leave both at 1"),
      ({"train": {"eval_every": 0}}, r"config\.train\.eval_every = 0: choose 1 or more"),
+     ({"seed": -1}, r"config\.seed = -1: choose 0 or more"),
+     ({"data": {"threads": -1}}, r"config\.data\.threads = -1: choose 0 or more"),
+     ({"data": {"window_hu": (400, 400)}}, "the lower first"),
+     ({"data": {"window_hu": (400, -1000)}}, "the lower first"),
+     ({"optimizer": {"clip_norm": 0.0}}, r"clip_norm = 0\.0: choose above 0"),
+     ({"mesh": {"data": 1000}}, "needs 1000 devices"),
      ({"train": {"batch_size": 0}}, "batch_size = 0"), ({"train": {"steps": -1}}, "steps = -1")],
 )  # fmt: skip
 def test_what_cannot_be_trained_is_refused_before_data_are_made(second_config, change, said):

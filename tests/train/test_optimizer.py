@@ -54,6 +54,23 @@ def test_descends_and_clips(config, name):
     assert np.abs(params["w"]).max() < 2.9
 
 
+def test_adamw_is_loshchilov_and_hutters_with_clipping_first(config):
+    """Algorithm 2 of arXiv 1711.05101: decay beside the gradient's moments, not in them."""
+    config.optimizer.update(name="adamw", schedule="constant", warmup_steps=0, learning_rate=0.1)
+    config.optimizer.update(weight_decay=0.2, clip_norm=2.0)
+    optimizer = make_optimizer(config)
+    weight, first, second, params = 3.0, 0.0, 0.0, jnp.float32(3.0)
+    state = optimizer.init(params)
+    for step, gradient in enumerate((1.0, -1.5, 100.0, 0.5), 1):
+        g = min(gradient, 2.0)
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        moved = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)) ** 0.5 + 1e-8)
+        weight -= 0.1 * (moved + 0.2 * weight)
+        updates, state = optimizer.update(jnp.float32(gradient), state, params)
+        params += updates
+        assert params == pytest.approx(weight, rel=1e-4)
+
+
 def test_sgd_is_nnunets(config):
     """Nesterov's momentum as torch.optim.SGD has it, decay within the gradient, clipping first."""
     config.optimizer.update(name="sgd", schedule="constant", warmup_steps=0, learning_rate=0.1)
@@ -80,6 +97,17 @@ def test_the_average_forgets_fast_at_first(config):
 def test_a_decay_that_cannot_be_is_refused(config, decay):
     config.optimizer.ema = decay
     with pytest.raises(InputError, match=r"config\.optimizer\.ema"):
+        make_optimizer(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("clip_norm", 0.0), ("clip_norm", -1.0), ("learning_rate", -0.1), ("learning_rate", 0.0),
+     ("learning_rate", float("nan")), ("weight_decay", -1e-5), ("momentum", 1.5)],
+)  # fmt: skip
+def test_a_number_that_trains_nothing_or_uphill_is_refused(config, field, value):
+    config.optimizer[field] = value
+    with pytest.raises(InputError, match=rf"config\.optimizer\.{field} = .*: choose"):
         make_optimizer(config)
 
 

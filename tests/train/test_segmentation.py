@@ -1,0 +1,41 @@
+"""What ranks checkpoints of a segmentation, and what cannot be trained."""
+
+import numpy as np
+import pytest
+
+from lung_unet.errors import InputError
+from lung_unet.train.segmentation import Segmentation
+from lung_unet.train.task import check
+
+
+def output(hit: int, predicted: int, true: int) -> dict[str, np.ndarray]:
+    return {k: np.float32(v) for k, v in {"loss": 0.5, "hit": hit, "predicted": predicted,
+                                          "true": true}.items()}  # fmt: skip
+
+
+def test_dice_is_of_all_voxels_together(config, dataset):
+    scores = Segmentation(config, dataset).scores([output(2, 3, 5), output(0, 4, 0)])
+    assert scores == {"loss": 0.5, "dice": pytest.approx(4 / 12)}
+
+
+def test_without_a_nodule_there_is_no_dice(config, dataset, capsys):
+    """It would be 1 for a network that finds nothing, and 0 for any that finds a voxel."""
+    task = Segmentation(config, dataset)
+    assert task.scores([output(0, 0, 0)]) == task.scores([output(0, 7, 0)]) == {"loss": 0.5}
+    task.validation_batches(0, 1)
+    assert capsys.readouterr().out == ""
+    for entry in dataset.scans("validation"):
+        entry["nodules"] = []
+    task.validation_batches(0, 1)
+    assert "validation: its scans have no nodule" in capsys.readouterr().out
+
+
+def test_more_readers_than_a_nodule_has_cannot_agree(config):
+    check(config)
+    config.data.consensus = 4
+    with pytest.raises(InputError, match=r"config\.data\.consensus = 4: nodules of only .* = 3"):
+        check(config)
+    config.data.label = "any"
+    check(config)
+    config.data.update(label="soft", min_readers=4)
+    check(config)
