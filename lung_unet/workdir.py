@@ -46,6 +46,8 @@ def identity(dataset: Dataset) -> str:
 def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
     """Marks the workdir as this run's, or refuses one that another run made.
 
+    A run that saved nothing yet may go on with another configuration, or data: it begins again.
+
     Raises:
       InputError: the workdir cannot be written, or was made by another configuration or dataset.
     """
@@ -56,8 +58,8 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
         "dataset": str(dataset.folder.absolute()),
         "settings": dataset.manifest["settings"],  # predict scales and crops a scan by them
     }
-    path = workdir / NAME
-    if path.exists():
+    path, checkpoints = workdir / NAME, workdir / "checkpoints"
+    if path.exists() and checkpoints.exists() and any(checkpoints.iterdir()):
         found = _load(path)
         old, new = recipe(found.config), recipe(config)
         for key in sorted(old.keys() | new.keys()):
@@ -71,7 +73,7 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
                 f"{workdir}: was trained on another dataset or another version of it than "
                 f"{dataset.folder}; choose another --workdir"
             )
-    elif (workdir / "checkpoints").exists():
+    elif checkpoints.exists() and not path.exists():
         raise InputError(f"{workdir}: holds checkpoints but no {NAME}; choose another --workdir")
     try:
         write_text(path, json.dumps(wanted, indent=1))

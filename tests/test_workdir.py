@@ -14,7 +14,9 @@ from lung_unet.workdir import claim, load
 
 @pytest.fixture
 def workdir(tmp_path, config, dataset) -> pathlib.Path:
+    """Of a run that saved a checkpoint."""
     claim(tmp_path / "run", config, dataset)
+    (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
     return tmp_path / "run"
 
 
@@ -61,6 +63,13 @@ def test_another_configuration_is_refused(workdir, config, dataset, key, value):
     config.update_from_flattened_dict({key: value})
     refused(f"config.{key} = .*choose another --workdir", claim, workdir, config, dataset)
     assert (workdir / "config.json").read_text() == before
+
+
+def test_a_run_that_saved_nothing_may_begin_again_otherwise(workdir, config, dataset):
+    shutil.rmtree(workdir / "checkpoints" / "3")
+    config.train.batch_size = 1
+    claim(workdir, config, dataset)
+    assert load(workdir).config.train.batch_size == 1
 
 
 def test_a_configuration_with_another_key_is_refused(workdir, config, dataset):

@@ -43,9 +43,18 @@ def member(run: Run, step: int) -> dict[str, Any]:
 
 
 def saved(checkpoint: pathlib.Path) -> int | None:
-    """When Orbax saved a checkpoint: another training run reaches the same step at another time."""
+    """When Orbax saved a checkpoint: another training run reaches the same step at another time.
+
+    Raises:
+      InputError: it is broken.
+    """
     path = checkpoint / "_CHECKPOINT_METADATA"
-    return json.loads(path.read_text()).get("commit_timestamp_nsecs") if path.is_file() else None
+    try:
+        return json.loads(path.read_text())["commit_timestamp_nsecs"] if path.is_file() else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: is broken ({error}); remove {checkpoint} and run again, for the next best"
+        ) from error
 
 
 def folder_of(workdir: pathlib.Path, split: str) -> pathlib.Path:

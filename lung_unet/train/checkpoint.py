@@ -235,7 +235,7 @@ class Checkpoints:
         """(parameters, step) of the best checkpoint, on the shapes and shardings of `params`.
 
         Raises:
-          InputError: there is none, or it is of another model.
+          InputError: there is none, or it is broken or of another model.
         """
         step = self.best_step()
         if step is None:
@@ -243,11 +243,27 @@ class Checkpoints:
         items = ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(params)))
         try:
             return self._manager.restore(step, args=items)["params"], step
-        except (ValueError, KeyError) as error:
+        except Exception as error:  # whatever garbled bytes lead to
+            path, reason = self.folder / str(step), _reason(error)
+            stored = _shapes_in(path / "params")
+            if stored and stored != sorted(x.shape for x in jax.tree.leaves(params)):
+                raise InputError(
+                    f"{path}: is of another model ({reason}); use the configuration that it was "
+                    "trained with"
+                ) from error
             raise InputError(
-                f"{self.folder}/{step}: is of another model ({_reason(error)}); "
-                "use the configuration that it was trained with"
+                f"{path}: is broken ({reason}); remove it and run again, for the next best"
             ) from error
+
+
+def _shapes_in(item: pathlib.Path) -> list[tuple[int, ...]]:
+    """The shapes of the arrays that an item of a checkpoint should hold; [] where none can tell."""
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(item).item_metadata
+        return sorted(tuple(x.shape) for x in jax.tree.leaves(metadata.tree))
+    except Exception:  # whatever garbled bytes lead to
+        return []
 
 
 def _kept(state: TrainState) -> str:

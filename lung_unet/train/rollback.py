@@ -77,8 +77,9 @@ class Skipped:
             where = "no checkpoint was saved" if good is None else f"{folder}/{good} is good"
             after = f" after {len(self._steps)} rollbacks" if self._steps else ""
             raise InputError(
-                f"{bad}{after}; {where}: lower config.optimizer.learning_rate or "
-                "config.optimizer.clip_norm and run again"
+                f"{bad}{after}; {where}: run again with --config.train.on_nan=rollback, which "
+                "leaves such batches out, or with a lower config.optimizer.learning_rate or "
+                "clip_norm in another --workdir"
             )
         self._steps.append(bad.step)
         if jax.process_index() == 0:

@@ -1,6 +1,7 @@
 """Checkpoints: best and latest are kept, broken ones passed over, nothing saved is lost."""
 
 import dataclasses
+import re
 import resource
 import shutil
 
@@ -11,6 +12,7 @@ import pytest
 
 from lung_unet.data.pipeline import training_batches
 from lung_unet.errors import InputError
+from lung_unet.files import write_text
 from lung_unet.parallel.mesh import make_mesh
 from lung_unet.train.checkpoint import Checkpoints
 from lung_unet.train.optimizer import make_optimizer
@@ -131,6 +133,28 @@ def test_whatever_is_broken_the_state_is_that_of_a_whole_checkpoint(state, saved
             checkpoints.wait()
             assert int(Checkpoints(folder).restore(state)[0].step) == 2
     assert went_back > len(files) / 4
+
+
+def test_a_broken_best_checkpoint_is_told_from_another_model_s(state, saved, tmp_path):
+    """Each file of it in turn: it predicts as it was, or one line says what to do."""
+    folder = tmp_path / "one"
+    refused = 0
+    for file in sorted(p.relative_to(saved) for p in (saved / "1").rglob("*") if p.is_file()):
+        shutil.copytree(saved, folder)
+        write_text(folder / "1" / "metrics" / "metrics", '{"dice": 0.9}')  # the best
+        before = (folder / file).read_bytes()
+        (folder / file).write_bytes(before[: len(before) // 2])
+        try:
+            params, step = Checkpoints(folder).restore_params(state.params)
+            jax.tree.map(np.testing.assert_array_equal, params, at(state, step).ema)
+        except InputError as error:
+            refused += 1
+            assert re.search(r"(1|metrics): is broken \(.*\); (remove it|run main)", str(error))
+            assert "\n" not in str(error)
+            shutil.rmtree(folder / "1")
+            assert Checkpoints(folder).restore_params(state.params)[1] == 2
+        shutil.rmtree(folder)
+    assert refused >= 3
 
 
 def test_going_back_is_told_in_one_line_and_deletes_nothing(state, saved, capsys):
