@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from lung_unet.allocator import keep_freed_memory
 from lung_unet.errors import InputError
 
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 flags.disclaim_key_flags()  # --config is the command's flag, so that its --help lists it
@@ -39,6 +40,14 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
             main(*rest)
         except InputError as error:
             sys.exit(f"error: {error}")
+        except RuntimeError as error:  # XLA's; JAX is not imported here
+            if OUT_OF_MEMORY not in str(error):
+                raise
+            told = str(error).partition(OUT_OF_MEMORY)[2].strip(" :").splitlines()[0]
+            sys.exit(
+                f"error: out of memory on the device ({told}); see config.train.batch_size, "
+                "train.accumulate, model.remat and data.patch, or lung_unet.plan"
+            )
         except BrokenPipeError:
             if not _nobody_reads(sys.stdout.fileno()):
                 raise  # another pipe's
@@ -48,9 +57,10 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
             if error.errno not in NO_PLACE:
                 raise
             where = error.filename2 or error.filename or "a file"
+            denied = error.errno in (errno.EACCES, errno.EPERM)
             sys.exit(
-                f"error: {where}: cannot be written ({error.strerror}); put that right and run the "
-                "same command again, what was saved is kept"
+                f"error: {where}: cannot be {'read or ' * denied}written ({error.strerror}); put "
+                "that right and run the same command again, what was saved is kept"
             )
         except KeyboardInterrupt:
             sys.exit("interrupted; run the same command again to go on")
@@ -126,7 +136,7 @@ def required(name: str) -> str:
       InputError: it was not given.
     """
     value = flags.FLAGS[name].value
-    if not value:
+    if value is None or value == "" or value == []:
         raise InputError(f"--{name} is missing; see --help")
     return value
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and folders of which nothing is overlooked."""
 
 import contextlib
 import os
@@ -6,6 +6,9 @@ import pathlib
 import re
 import uuid
 from collections.abc import Iterator
+from typing import NoReturn
+
+from lung_unet.errors import InputError
 
 
 @contextlib.contextmanager
@@ -23,6 +26,29 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a folder, sorted, but for hidden ones (macOS has `._NAME` beside each NAME).
+
+    Raises:
+      InputError: it cannot be read; what is not seen would be left out in silence.
+    """
+    try:
+        return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    except OSError as error:
+        refuse(error)
+
+
+def refuse(error: OSError) -> NoReturn:
+    """Raises what tells of a folder that cannot be read; os.walk would leave it out in silence.
+
+    Raises:
+      InputError: always.
+    """
+    raise InputError(
+        f"{error.filename}: cannot be read ({error.strerror}); put that right"
+    ) from error
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:

@@ -66,6 +66,16 @@ def test_what_main_raises(raised, lines):
     assert done.stderr.splitlines() == lines
 
 
+def test_too_little_memory_on_the_device_is_one_line():
+    code = "import jax.numpy as jnp\ncommand.run(lambda: jnp.zeros(2**52).block_until_ready())"
+    done = run("-c", f"from lung_unet import command\n{code}")
+    assert done.returncode != 0
+    *_, line = done.stderr.splitlines()
+    assert line.startswith("error: out of memory on the device (")
+    assert "config.train.batch_size" in line
+    assert "Traceback" not in done.stderr
+
+
 def test_a_bug_keeps_its_traceback():
     done = run("-c", "from lung_unet import command\ncommand.run(lambda: 1 / 0)")
     assert done.returncode != 0

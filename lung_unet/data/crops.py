@@ -13,14 +13,12 @@ import pathlib
 
 import grain
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 
 from lung_unet.data.pipeline import Shards, mix, stream
-from lung_unet.data.records import decode, encode
+from lung_unet.data.records import decode, encode, write_records
 from lung_unet.data.scan import IGNORE
 from lung_unet.data.volume import AIR_HU, Volume
 from lung_unet.errors import InputError
-from lung_unet.files import atomic_path
 
 KINDS = ("nodule", "other")
 SCALES = 2  # a crop is so many patches wide
@@ -67,11 +65,7 @@ def write_crops(folder: pathlib.Path, series_uid: str, crops: list[Crop]) -> Non
         own = [crop for crop in crops if crop.nodule == (kind == "nodule")]
         path.unlink(missing_ok=True)
         if own:
-            with atomic_path(path) as temporary:
-                writer = ArrayRecordWriter(str(temporary), "group_size:1,zstd:1")
-                for crop in own:
-                    writer.write(crop.encode())
-                writer.close()
+            write_records(path, (crop.encode() for crop in own))
 
 
 def _source(folder: pathlib.Path, split: str, kind: str, on_broken: str = "stop") -> Shards | None:

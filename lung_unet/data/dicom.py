@@ -24,6 +24,7 @@ from lung_unet.data.lungs import segment_lungs
 from lung_unet.data.patients import subset_of
 from lung_unet.data.scan import Scan
 from lung_unet.errors import InputError
+from lung_unet.files import refuse
 
 FEW = 20  # folders that are indexed without a progress bar
 SOME = 5  # series that a message names
@@ -61,7 +62,8 @@ class Dicom:
         unread: list[str] = []
         others: collections.Counter[str] = collections.Counter()
         seen: dict[str, pathlib.Path] = {}
-        folders = [pathlib.Path(folder) for folder, _, files in os.walk(self.root) if files]
+        walk = os.walk(self.root, onerror=refuse)
+        folders = [pathlib.Path(folder) for folder, _, files in walk if files]
         for folder in track(sorted(folders), "DICOM headers", disable=len(folders) < FEW):
             for uid, slices in series_in(folder.iterdir()).items():
                 if slices[0].modality != "CT":

@@ -5,12 +5,12 @@ others. So a job must leave the same files whether it ran once, twice, or half a
 """
 
 import concurrent.futures
-import multiprocessing
 import os
 import re
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
+from lung_unet.data.workers import worker_pool
 from lung_unet.errors import InputError
 
 LOCAL = "local"
@@ -21,7 +21,7 @@ CONNECT_S = 5
 def run(
     task: Callable, jobs: Sequence[tuple], engine: str = LOCAL, workers: int | None = None
 ) -> Generator:
-    """The results of `task(*job)` of all jobs, as they come.
+    """The results of `task(*job)` of all jobs, as they come. What a job begins with names it.
 
     `engine` is "local", on `workers` processes (all cores by default), or the address of a Dask
     scheduler, as tcp://host:8786; its workers must be able to import `task`.
@@ -38,17 +38,18 @@ def run(
 
 
 def _local(task: Callable, jobs: Sequence[tuple], workers: int) -> Generator:
-    context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
     left = dict(enumerate(jobs))
     attempts = 0
     while left:
         if attempts == ATTEMPTS:
             raise InputError(
-                "a worker process died, out of memory perhaps; run again with fewer --workers, "
-                "finished scans are kept"
+                f"{next(iter(left.values()))[0]}: a worker process died of it, out of memory "
+                "perhaps; copy it again, or run again with fewer --workers, finished scans are kept"
             )
         attempts += 1
-        pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(left)), context)
+        if attempts == ATTEMPTS:
+            workers = 1  # in order: the first that is left is the one that does it
+        pool = worker_pool(min(workers, len(left)))
         try:
             futures = {pool.submit(task, *job): number for number, job in left.items()}
             for future in concurrent.futures.as_completed(futures):
@@ -78,14 +79,15 @@ def _dask(task: Callable, jobs: Sequence[tuple], address: str) -> Generator:
         if not client.nthreads():
             print(f"{address} has no workers yet; waiting for them")
         futures = client.map(task, *zip(*jobs, strict=True), pure=False)
+        names = {future.key: str(job[0]) for future, job in zip(futures, jobs, strict=True)}
         done = distributed.as_completed(futures, with_results=True, raise_errors=False)
         for future, result in done:
             if future.status != "finished":
-                raise _told(address, future) from None
+                raise _told(address, future, names[future.key]) from None
             yield result
 
 
-def _told(address: str, future) -> BaseException:
+def _told(address: str, future, name: str) -> BaseException:
     """Why a job came to nothing: what it raised, or what became of the cluster."""
     import distributed
 
@@ -94,8 +96,8 @@ def _told(address: str, future) -> BaseException:
     error = future.exception()
     if isinstance(error, distributed.KilledWorker):  # several, one after the other
         return InputError(
-            f"{address}: workers died, out of memory perhaps; run again with more memory a worker, "
-            "finished scans are kept"
+            f"{address}: workers died, of {name} and out of memory perhaps; run again with more "
+            "memory a worker, finished scans are kept"
         )
     if isinstance(error, ImportError) or str(error).startswith("Error during deserialization"):
         return InputError(

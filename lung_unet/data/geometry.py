@@ -9,6 +9,7 @@ import numpy as np
 from lung_unet.data.scan import Grid
 from lung_unet.errors import InputError
 
+OFF_GRID = 0.1  # of a voxel: headers are rounded
 MAX_VOXELS = 2048 * 2048 * 1024  # far above any chest CT
 
 
@@ -33,6 +34,26 @@ def check_grid(path: pathlib.Path, grid: Grid) -> None:
         raise InputError(
             f"{path}: its axes are not at right angles (direction {grid.direction.tolist()}); "
             "resample it to a straight grid"
+        )
+
+
+def check_same_grid(path: pathlib.Path, found: Grid, of: pathlib.Path, grid: Grid) -> None:
+    """Refuses a mask that does not lie on the grid of its scan, `of`.
+
+    Raises:
+      InputError: another number of voxels, origin, spacing or direction.
+    """
+    remedy = "resample it to that grid, or copy both again"
+    if found.shape != grid.shape:
+        raise InputError(
+            f"{path}: {found.shape} voxels (z, y, x), but {of.name} has {grid.shape}; {remedy}"
+        )
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(grid.shape) - 1)
+    off_mm = np.linalg.norm(found.to_world(corners) - grid.to_world(corners), axis=1).max()
+    if off_mm > OFF_GRID * grid.spacing_mm.min():
+        raise InputError(
+            f"{path}: lies up to {off_mm:.2f} mm from {of.name} (origin, spacing or direction "
+            f"differ); {remedy}"
         )
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from lung_unet.data.geometry import check_same_grid
 from lung_unet.data.images import check_chest, grid_of, hounsfield, read_image
 from lung_unet.data.luna16 import Match
 from lung_unet.data.lungs import LEFT, segment_lungs
@@ -32,7 +33,6 @@ from lung_unet.errors import InputError
 
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 SUBSETS = {"test": 0, "validation": 1, "train": 2}  # so that fold 0 is the split of splits.csv
-OFF_GRID = 0.1  # of a voxel: headers are rounded
 
 
 class ImageFolder:
@@ -177,19 +177,7 @@ def _read_splits(path: pathlib.Path) -> tuple[dict[str, int], dict[str, str]]:
 def _read_mask(path: pathlib.Path, grid: Grid, image: pathlib.Path) -> np.ndarray:
     """uint8 (z, y, x) of a mask that lies on the grid of its image."""
     mask = read_image(path)
-    found = grid_of(mask)
-    if found.shape != grid.shape:
-        raise InputError(
-            f"{path}: {found.shape} voxels (z, y, x), but {image.name} has {grid.shape}; "
-            "resample it to the image's grid"
-        )
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(grid.shape) - 1)
-    off_mm = np.linalg.norm(found.to_world(corners) - grid.to_world(corners), axis=1).max()
-    if off_mm > OFF_GRID * grid.spacing_mm.min():
-        raise InputError(
-            f"{path}: lies up to {off_mm:.2f} mm from {image.name} (origin, spacing or direction "
-            "differ); resample it to the image's grid"
-        )
+    check_same_grid(path, grid_of(mask), image, grid)
     values = sitk.GetArrayFromImage(mask)
     with np.errstate(invalid="ignore"):  # NaN is told below
         whole = values.astype(np.uint8)

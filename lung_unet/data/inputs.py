@@ -96,11 +96,15 @@ def _series_below(
 ) -> tuple[list[Input], list[InputError], collections.Counter[str]]:
     """The CT series in a folder and below it, unreadable folders, and how many of what else."""
     folders: list[pathlib.Path] = []
-    for path, below, files in os.walk(root):
+    errors: list[InputError] = []
+
+    def note(error: OSError) -> None:
+        errors.append(InputError(f"{error.filename}: cannot be read ({error.strerror})"))
+
+    for path, below, files in os.walk(root, onerror=note):
         below[:] = sorted(d for d in below if pathlib.Path(path, d).resolve() != output.resolve())
         folders += [pathlib.Path(path)] if files else []
     places: dict[str, list[Input]] = collections.defaultdict(list)
-    errors: list[InputError] = []
     others: collections.Counter[str] = collections.Counter()
     for folder in track(folders, "DICOM headers", disable=len(folders) < FEW):
         try:

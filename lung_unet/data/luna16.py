@@ -12,17 +12,19 @@ import functools
 import hashlib
 import json
 import pathlib
-import re
+from collections.abc import Collection
 
 import numpy as np
 
 from lung_unet.data import lidc, tables
+from lung_unet.data.geometry import check_same_grid
 from lung_unet.data.images import grid_of, hounsfield, read_image
-from lung_unet.data.lungs import segment_lungs
+from lung_unet.data.lungs import LEFT, RIGHT, segment_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import read_patients, together
 from lung_unet.data.scan import ALL_READERS, READERS, Finding, Grid, Scan
 from lung_unet.errors import InputError
+from lung_unet.files import files_in
 
 MIN_READERS = 3  # LUNA16 counts a nodule that three of the four readers outlined
 EXCLUDED_MM = 10.0  # LUNA16's evaluation takes this diameter where none is given
@@ -66,14 +68,16 @@ class Luna16:
             raise InputError(f"{self.root}: no such folder; give the folder of LUNA16's subset0..9")
         self.paths: dict[str, pathlib.Path] = {}
         self.subsets: dict[str, int] = {}
-        for path in sorted(self.root.glob("subset*/*.mhd")):
-            number = re.fullmatch(r"subset([0-9])", path.parent.name)
-            if number is None:
-                continue
-            if path.stem in self.paths:
-                raise InputError(f"{path}: is also in {self.paths[path.stem].parent}; remove one")
-            self.paths[path.stem] = path
-            self.subsets[path.stem] = int(number[1])
+        for folder in sorted(self.root.glob("subset[0-9]")):
+            for path in files_in(folder):
+                if path.suffix != ".mhd":
+                    continue
+                if path.stem in self.paths:
+                    raise InputError(
+                        f"{path}: is also in {self.paths[path.stem].parent}; remove one"
+                    )
+                self.paths[path.stem] = path
+                self.subsets[path.stem] = int(folder.name[-1])
         if not self.paths:
             raise InputError(f"{self.root}: no subset0..9/*.mhd in it; give LUNA16's own folder")
         self.annotations_path = self._table("annotations.csv") or self.root / "annotations.csv"
@@ -125,19 +129,22 @@ class Luna16:
         path = self.root / "seg-lungs-LUNA16" / f"{series_uid}.mhd"
         if not path.is_file():
             return segment_lungs(hu, grid), "computed"
-        lungs = hounsfield(read_image(path), path)
-        if lungs.shape != grid.shape:
+        mask = read_image(path)
+        check_same_grid(path, grid_of(mask), self.paths[series_uid], grid)
+        lungs = hounsfield(mask, path).astype(np.uint8)
+        if lungs.any() and not np.isin(lungs, (RIGHT, LEFT)).any():
             raise InputError(
-                f"{path}: {lungs.shape} voxels, but its scan has {grid.shape}; copy both again"
+                f"{path}: holds {np.unique(lungs[lungs > 0]).tolist()} but no lungs, which LUNA16 "
+                f"numbers {RIGHT} and {LEFT}; number them so, or remove it to have them found"
             )
-        return lungs.astype(np.uint8), "seg-lungs-LUNA16"
+        return lungs, "seg-lungs-LUNA16"
 
     def _findings(self, series_uid: str, grid: Grid) -> tuple[tuple[Finding, ...], list[Match]]:
         findings: list[Finding] = []
         if series_uid in self.outlines:
             marks = lidc.read_marks(self.outlines[series_uid])[series_uid]
             findings = list(lidc.findings(marks, grid, self.min_readers))
-        matches = []
+        matches: list[Match] = []
         for mark in self.annotations.get(series_uid, []):
             at = grid.to_voxel(mark.centre_mm)
             if not ((at > -1) & (at < grid.shape)).all() or mark.diameter_mm <= 0:
@@ -146,7 +153,8 @@ class Luna16:
                     f"at voxel {np.rint(at).astype(int).tolist()} (z, y, x) lies outside scan "
                     f"{series_uid} of {list(grid.shape)}; coordinates must be world mm"
                 )
-            index = _nearest(findings, mark, min(self.min_readers, MIN_READERS))
+            taken = {match.finding for match in matches}
+            index = _nearest(findings, mark, min(self.min_readers, MIN_READERS), taken)
             if index is None:
                 findings.append(sphere(mark.centre_mm, mark.diameter_mm, grid, included=True))
             else:  # the outline is the readers', position and diameter are LUNA16's
@@ -214,12 +222,16 @@ def sphere(centre_mm: np.ndarray, diameter_mm: float, grid: Grid, included: bool
     )
 
 
-def _nearest(findings: list[Finding], mark: tables.Mark, min_readers: int) -> int | None:
-    """The outlined finding whose centre lies nearest to the mark, within the larger radius."""
+def _nearest(
+    findings: list[Finding], mark: tables.Mark, min_readers: int, taken: Collection[int | None]
+) -> int | None:
+    """The outlined finding whose centre lies nearest to the mark, within the larger radius, and
+    that is not another mark's."""
     distances = {
         i: float(np.linalg.norm(f.centre_mm - mark.centre_mm))
         for i, f in enumerate(findings)
-        if f.readers >= min_readers
+        if i not in taken
+        and f.readers >= min_readers
         and f.reader_bits.any()
         and np.linalg.norm(f.centre_mm - mark.centre_mm) <= max(f.diameter_mm, mark.diameter_mm) / 2
     }

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 from lung_unet import __version__
 from lung_unet.data.image_folder import ImageFolder
-from lung_unet.data.shards import FORMAT, KINDS, NO_LUNGS, Settings
+from lung_unet.data.shards import FORMAT, KINDS, MANIFEST, NO_LUNGS, Settings
 from lung_unet.data.source import Source
 from lung_unet.errors import InputError
 from lung_unet.files import write_text
 
-NAME = "manifest.json"
+NAME = MANIFEST
 SPLITS = ("train", "validation", "test")
 
 
@@ -91,6 +91,14 @@ def consistency(manifest: dict, most: int = 10) -> Iterator[str]:
         yield f"  {uid}: {sphere['diameter_mm']:.1f} mm at x {x:.1f}, y {y:.1f}, z {z:.1f} mm"
     if len(lone) > most:
         yield f"  and {len(lone) - most} more: spheres in manifest.json"
+    blocks = manifest["settings"]["nodule_blocks"]
+    for entry in manifest["scans"]:
+        beyond = len(entry["nodules"]) - entry["files"]["nodule"]["records"] // blocks
+        if beyond:
+            yield (
+                f"{entry['series_uid']}: {beyond} of its nodules lie beyond the lungs and their "
+                "margin; nothing is trained on there: see its lung mask"
+            )
 
 
 class Dataset:

@@ -5,10 +5,8 @@
 writes what LUNA16 and LIDC-IDRI ship, in their formats, and the truth beside it.
 """
 
-import concurrent.futures
 import csv
 import io
-import multiprocessing
 import os
 import pathlib
 import uuid
@@ -23,6 +21,7 @@ from scipy import ndimage
 
 from lung_unet.data import anatomy, images, nodules, outlines
 from lung_unet.data.scan import READERS, Grid
+from lung_unet.data.workers import worker_pool
 from lung_unet.errors import InputError
 from lung_unet.files import write_text
 
@@ -54,10 +53,7 @@ def build(out: pathlib.Path, scans: int = 12, seed: int = 0, workers: int | None
             (out / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: {error.strerror}; give a folder to write to") from error
-    with concurrent.futures.ProcessPoolExecutor(
-        min(workers or len(os.sched_getaffinity(0)), scans),
-        mp_context=multiprocessing.get_context("spawn"),
-    ) as pool:
+    with worker_pool(min(workers or len(os.sched_getaffinity(0)), scans)) as pool:
         made = pool.map(write_scan, [out] * scans, [seed] * scans, range(scans))
         tables = list(track(made, "phantom", total=scans))
     for part, name in enumerate(("annotations.csv", "annotations_excluded.csv")):

@@ -32,8 +32,8 @@ class Shards:
     checks it. "skip" gives the next record, always the same, and says so the first time.
 
     Raises:
-      InputError: on reading a broken record if `on_broken` is "stop", or if all are broken; it
-        names the shard and the record.
+      InputError: a shard has no whole index, whatever `on_broken`; on reading a broken record if
+        `on_broken` is "stop", or if all are broken. It names the shard and the record.
     """
 
     def __init__(self, paths: list[str], decode: Callable, on_broken: str = "stop"):
@@ -44,9 +44,9 @@ class Shards:
         self._on_broken = on_broken
         self._broken: dict[int, object] = {}  # as a set, with an atomic add: threads read
         self._paths = paths
-        self._source = ArrayRecordDataSource(paths)
         self._decode = decode
-        self._ends = np.cumsum([len(ArrayRecordDataSource([p])) for p in paths]).tolist()
+        self._ends = np.cumsum([_records_in(path) for path in paths]).tolist()
+        self._source = ArrayRecordDataSource(paths)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -81,6 +81,15 @@ class Shards:
         mine = object()
         if self._broken.setdefault(index, mine) is mine:
             print(f"skipped, {len(self._broken)} so far: {error}")
+
+
+def _records_in(path: str) -> int:
+    try:
+        return len(ArrayRecordDataSource([path]))
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: is broken ({str(error)[:120]}); delete the shard and run prepare again"
+        ) from error
 
 
 def scan_records(dataset: Dataset, split: str) -> Shards:

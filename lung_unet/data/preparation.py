@@ -28,6 +28,9 @@ class Job:
     pseudonym: Pseudonym | None
     patient: str | None
 
+    def __str__(self) -> str:
+        return self.pseudonym.series_uid if self.pseudonym else self.series_uid
+
 
 def prepare(
     scans: str | pathlib.Path,
@@ -78,6 +81,7 @@ def prepare(
             patient,
         )
         jobs.append((job,))
+    _tell_of_missing(out, [str(job) for (job,) in jobs])
     entries = []
     columns = (
         TextColumn("prepare"), BarColumn(), MofNCompleteColumn(), TextColumn("scans"),
@@ -103,8 +107,20 @@ def _refuse_other(out: pathlib.Path, settings: Settings) -> None:
         if found is not None and found.get(key) != value:
             raise InputError(
                 f"{out}: was prepared with {key} = {found.get(key)!r}, not {value!r}; "
-                "choose another --out"
+                "choose another --out, or another --workdir of main"
             )
+
+
+def _tell_of_missing(out: pathlib.Path, series: list[str]) -> None:
+    """Tells of scans that were prepared and are not there any more; refuses if these are all."""
+    if not (out / NAME).exists():
+        return
+    before = {entry["series_uid"] for entry in json.loads((out / NAME).read_text())["scans"]}
+    missing = len(before - set(series))
+    if missing == len(before) > 0:
+        raise InputError(f"{out}: was prepared from other scans; choose another --out")
+    if missing:
+        print(f"{out}: {missing} scans of before are not there any more and are left out")
 
 
 def _settings_in(out: pathlib.Path) -> dict | None:

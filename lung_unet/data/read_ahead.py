@@ -1,12 +1,11 @@
 """Reading one scan ahead: in a process of its own, while the scan before it is worked on."""
 
 import concurrent.futures
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Generic, TypeVar
 
+from lung_unet.data.workers import worker_pool
 from lung_unet.errors import InputError
 
 Job = TypeVar("Job")
@@ -53,10 +52,7 @@ class ReadAhead(Generic[Job, Result]):
             yield job, result
 
     def _start(self) -> None:
-        spawn = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
-        self._pool = concurrent.futures.ProcessPoolExecutor(
-            1, spawn, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-        )
+        self._pool = worker_pool(1, interrupts=False)
 
     def _submit(self, number: int) -> concurrent.futures.Future:
         return self._pool.submit(self._task, self._jobs[number])

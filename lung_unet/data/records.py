@@ -10,13 +10,19 @@ evaluation. Label volumes are nearly all zero, so a block keeps only the box tha
 """
 
 import dataclasses
+import errno
 import json
 import math
+import os
+import pathlib
+from collections.abc import Iterable
 
 import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from lung_unet.data.scan import Finding, Grid, ignore_mask
 from lung_unet.data.volume import Volume, bounds
+from lung_unet.files import atomic_path
 
 MAGIC = b"LUR3"
 ALIGN = 64
@@ -59,6 +65,26 @@ def decode(record: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     except (AttributeError, KeyError, OverflowError, TypeError) as error:
         raise ValueError(f"the record's header is broken ({error})") from error
     return header, arrays
+
+
+def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
+    """Writes a shard, whole or not at all.
+
+    Raises:
+      OSError: it cannot be written; ArrayRecord itself has RuntimeError for that.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            writer = ArrayRecordWriter(str(temporary), "group_size:1,zstd:1")
+            for record in records:
+                writer.write(record)
+            writer.close()
+        except RuntimeError as error:
+            known = (code for code in errno.errorcode if os.strerror(code) in str(error))
+            code = next(known, errno.EIO)
+            raise OSError(code, os.strerror(code), str(path)) from error
+        with open(temporary, "rb") as file:
+            os.fsync(file)  # a size that a power cut leaves without its contents would pass
 
 
 def _stored(array: np.ndarray) -> list[bytes]:

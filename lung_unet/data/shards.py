@@ -16,16 +16,16 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 
 from lung_unet import __version__
 from lung_unet.data.pseudonyms import Pseudonym
-from lung_unet.data.records import Block, ScanRecord, block_of
+from lung_unet.data.records import Block, ScanRecord, block_of, write_records
 from lung_unet.data.scan import IGNORE, Scan
 from lung_unet.data.source import Source
 from lung_unet.data.volume import AIR_HU, make_labels, make_volume
-from lung_unet.files import atomic_path, write_text
+from lung_unet.files import write_text
 
+MANIFEST = "manifest.json"
 KINDS = ("nodule", "background", "scan")
 MIN_LUNG = 0.05  # of a background block
 FORMAT = 5  # of what is stored; a folder of another cannot be read
@@ -78,12 +78,16 @@ def prepare_scan(
     done = _finished(entry_path, wanted)
     if done is not None:
         return done
+    if entry_path.exists():  # neither it nor the manifest vouches for shards that change now
+        (out / MANIFEST).unlink(missing_ok=True)
+        entry_path.unlink(missing_ok=True)
     scan, matches = dataset.read_matched(series_uid)
     volume = make_volume(scan, settings.spacing_mm, settings.margin_mm)
     labels = make_labels(scan.findings, volume)
     counted = [f for f in scan.findings if f.included]
     rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
     centres = [volume.grid.to_voxel(f.centre_mm) for f in counted]
+    centres = [at for at in centres if ((at > -1) & (at < volume.grid.shape)).all()]
     records: dict[str, Sequence[Block | ScanRecord]] = {
         "nodule": nodule_blocks(volume.hu, labels, centres, settings, rng),
         "background": lung_blocks(volume.hu, labels, volume.lungs, settings),
@@ -92,11 +96,7 @@ def prepare_scan(
     files = {}
     for kind, contents in records.items():
         path = folder / f"{name}.{kind}.arrayrecord"
-        with atomic_path(path) as temporary:
-            writer = ArrayRecordWriter(str(temporary), "group_size:1,zstd:1")
-            for record in contents:
-                writer.write(record.encode())
-            writer.close()
+        write_records(path, (record.encode() for record in contents))
         files[kind] = {
             "name": f"{folder.name}/{path.name}",
             "bytes": path.stat().st_size,

@@ -19,14 +19,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 # worker is given: to unpickle these, it imports this module.)
 FATAL = """
 import multiprocessing, os, pathlib, signal
-from lung_unet.data import shards
+from lung_unet.data import records, shards
 
 DEATHS = pathlib.Path(__file__).with_name("deaths")
 
 class Fatal(shards.Settings):
     pass
 
-class Killing(shards.ArrayRecordWriter):
+class Killing(records.ArrayRecordWriter):
     def write(self, record):
         super().write(record)
         left = DEATHS.stat().st_size
@@ -35,7 +35,7 @@ class Killing(shards.ArrayRecordWriter):
             os.kill(os.getpid(), signal.SIGKILL)
 
 if multiprocessing.parent_process():
-    shards.ArrayRecordWriter = Killing
+    records.ArrayRecordWriter = Killing
 """
 
 SBATCH = """#!/usr/bin/env bash

@@ -1,5 +1,6 @@
 """A LUNA16 folder is read as documented, whole or in part; what contradicts itself is refused."""
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -206,6 +207,39 @@ def test_a_lung_mask_of_another_size(folder, make_scan):
     refused(folder, r"seg-lungs-LUNA16/1\.2\.0\.mhd: .*copy both again", read=UID)
 
 
+def test_a_lung_mask_that_lies_elsewhere(folder, make_scan):
+    _, lungs, grid, _ = make_scan(0)
+    path = folder / "seg-lungs-LUNA16" / f"{UID}.mhd"
+    write_metaimage(path, lungs, dataclasses.replace(grid, origin_mm=grid.origin_mm + 50))
+    refused(folder, r"1\.2\.0\.mhd: lies up to 86\.60 mm from .*copy both again", read=UID)
+    write_metaimage(path, lungs, dataclasses.replace(grid, direction=np.diag([1.0, -1.0, -1.0])))
+    refused(folder, r"1\.2\.0\.mhd: lies up to .*direction differ", read=UID)
+
+
+def test_a_lung_mask_with_other_numbers(folder, make_scan):
+    _, lungs, grid, _ = make_scan(0)
+    path = folder / "seg-lungs-LUNA16" / f"{UID}.mhd"
+    write_metaimage(path, (lungs > 0).astype(np.uint8), grid)
+    refused(folder, r"1\.2\.0\.mhd: holds \[1\] but no lungs, which LUNA16 numbers", read=UID)
+
+
+def test_hidden_files_are_no_scans(folder):
+    (folder / "subset0" / "._1.2.0.mhd").write_bytes(b"Mac OS X")
+    assert sorted(Luna16(folder).paths) == ["1.2.0", "1.2.1", "1.2.2", "1.2.3"]
+
+
+def test_a_subset_that_cannot_be_read_is_told(folder, monkeypatch):
+    listed = pathlib.Path.iterdir
+
+    def denied(path):
+        if path.name == "subset3":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", denied)
+    refused(folder, r"subset3: cannot be read \(Permission denied\)")
+
+
 # --- Outlines -------------------------------------------------------------------------------------
 
 
@@ -262,6 +296,18 @@ def test_an_annotation_takes_the_readers_outline_or_becomes_a_sphere(folder, mak
     assert scan.votes[other] == 1  # one reader of three: does not count
     assert scan.ignore[other]
     assert not scan.ignore[outlined]
+
+
+def test_an_outline_is_that_of_one_annotation_alone(folder, make_scan):
+    """A second row near it is a nodule of its own: it does not change the first."""
+    grid, centre = make_scan(0)[2:]
+    outlined = tuple(int(v) for v in np.rint(grid.to_voxel(centre)))
+    write_xml(folder / "lidc_xml" / "a.xml", UID, grid, *[[outlined]] * 3)
+    append(folder / "annotations.csv", row(UID, centre + np.array([0, 0, 9.0]), 6.0))
+    scan, matches = Luna16(folder).read_matched(UID)
+    assert [m.finding for m in matches] == [0, None]
+    assert sorted(f.diameter_mm for f in scan.findings) == [6.0, 20.0]
+    np.testing.assert_allclose(scan.findings[0].centre_mm, centre)
 
 
 def test_outlines_in_a_folder_of_their_own(folder, tmp_path, make_scan):

@@ -188,3 +188,7 @@ def test_what_prepare_tells_of_lungs_and_of_annotations_without_outline(prepared
     assert lines[1] == "12 annotations matched no reader's outline and became spheres:"
     assert lines[2:-1] == ["  1.2.1: 7.2 mm at x 3.0, y 2.0, z 1.0 mm"] * 10
     assert "2 more" in lines[-1]
+    entries[3]["files"]["nodule"]["records"] = 0
+    assert list(consistency(manifest))[-1].startswith(
+        "1.2.3: 1 of its nodules lie beyond the lungs"
+    )

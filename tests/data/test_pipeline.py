@@ -440,6 +440,20 @@ def test_a_skipped_record_is_the_next_one_every_time_and_told_once(numbered, tmp
             assert sum(f"{path}: record {number} is broken" in line for line in lines) == 1
 
 
+def test_a_shard_without_a_whole_index_is_named(tmp_path):
+    """As a power cut leaves it: of the right size, and empty at its end."""
+    paths = [tmp_path / name for name in ("a.arrayrecord", "b.arrayrecord")]
+    for path in paths:
+        write_blocks(path, noise_blocks(3))
+    size = paths[1].stat().st_size
+    with open(paths[1], "r+b") as file:
+        file.seek(size - (1 << 16))
+        file.write(bytes(1 << 16))
+    with pytest.raises(InputError, match=r"b\.arrayrecord: is broken .*delete the shard") as error:
+        Shards(list(map(str, paths)), Block.decode, "skip")
+    assert "\n" not in str(error.value)
+
+
 def test_a_record_is_skipped_to_the_next_that_is_whole(tmp_path):
     blocks = [numbered_block(k, None) for k in range(6)]
     path = tmp_path / "a.arrayrecord"

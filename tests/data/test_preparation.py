@@ -122,8 +122,23 @@ class Deadly(Settings):
         return os._exit, (1,)
 
 
+def test_another_folder_s_scans_do_not_take_the_place_of_these(folder, done, settings, capsys):
+    for number, new in enumerate(("9.0", "9.1", "9.2", "9.3")):
+        for path in folder.glob(f"*/1.2.{number}.*"):
+            text = path.read_bytes().replace(f"1.2.{number}".encode(), new.encode())
+            path.with_name(path.name.replace(f"1.2.{number}", new)).write_bytes(text)
+            path.unlink()
+    for table in folder.glob("*.csv"):
+        table.unlink()
+    (folder / "annotations.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\n")
+    before = contents(done)
+    with pytest.raises(InputError, match="was prepared from other scans; choose another --out"):
+        prepare(folder, done, settings, workers=1)
+    assert contents(done) == before
+
+
 def test_a_process_that_dies_is_told(luna16, tmp_path):
-    with pytest.raises(InputError, match="a worker process died"):
+    with pytest.raises(InputError, match=r"1\.2\.0: a worker process died of it"):
         prepare(luna16, tmp_path / "out", Deadly(), workers=1)
     assert not (tmp_path / "out" / "manifest.json").exists()
 
@@ -132,6 +147,8 @@ def test_series_that_are_not_there_are_told(folder, done, settings, capsys):
     for path in folder.glob("subset3/*"):
         path.unlink()
     manifest = prepare(folder, done, settings, workers=1)
-    assert "1 of the series in seriesuids.csv are not on disk" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "1 of the series in seriesuids.csv are not on disk" in told
+    assert "1 scans of before are not there any more" in told
     assert manifest["counts"]["absent_scans"] == 1
     assert [e["series_uid"] for e in manifest["scans"]] == ["1.2.0", "1.2.1", "1.2.2"]

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+from lung_unet.data import records as record_files
 from lung_unet.data import shards
 from lung_unet.data.luna16 import Luna16
 from lung_unet.data.records import Block, ScanRecord
@@ -241,7 +243,7 @@ def test_other_settings_and_versions_make_other_shards(done, luna16, monkeypatch
 def test_an_error_while_writing_leaves_nothing_that_is_trusted(
     luna16, tmp_path, prepared, settings, monkeypatch, fatal
 ):
-    writer = shards.ArrayRecordWriter
+    writer = record_files.ArrayRecordWriter
     written = []
 
     class Failing:
@@ -259,7 +261,7 @@ def test_an_error_while_writing_leaves_nothing_that_is_trusted(
 
     dataset = Luna16(luna16)
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "ArrayRecordWriter", Failing)
+        patch.setattr(record_files, "ArrayRecordWriter", Failing)
         with pytest.raises(OSError, match="no space"):
             prepare_scan(dataset, UID, tmp_path, settings)
     left = contents(tmp_path)
@@ -269,12 +271,33 @@ def test_an_error_while_writing_leaves_nothing_that_is_trusted(
     assert contents(tmp_path) == contents(prepared, "subset0/*")
 
 
+def test_a_full_disk_is_told_as_the_library_has_it(luna16, tmp_path, settings):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # a shard has 64 KiB and more
+    try:
+        with pytest.raises(OSError, match=r"File too large.*nodule\.arrayrecord"):
+            prepare_scan(Luna16(luna16), UID, tmp_path, settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not contents(tmp_path)
+
+
+def test_a_nodule_beyond_the_lungs_and_their_margin_has_no_blocks(luna16, tmp_path, settings):
+    folder = pathlib.Path(shutil.copytree(luna16, tmp_path / "luna16"))
+    z, y, x = Luna16(folder).read(UID).grid.to_world([0, 0, 0])
+    with open(folder / "annotations.csv", "a") as table:
+        table.write(f"{UID},{x},{y},{z},5\n")
+    entry = prepare_scan(Luna16(folder), UID, tmp_path, settings)
+    assert len(entry["nodules"]) == 2
+    assert entry["files"]["nodule"]["records"] == settings.nodule_blocks
+
+
 KILLED = """
 import os, signal, sys
-from lung_unet.data import shards
+from lung_unet.data import records, shards
 from lung_unet.data.luna16 import Luna16
 
-class Killing(shards.ArrayRecordWriter):
+class Killing(records.ArrayRecordWriter):
     written = 0
     def write(self, record):
         super().write(record)
@@ -282,7 +305,7 @@ class Killing(shards.ArrayRecordWriter):
         if Killing.written == 4:
             os.kill(os.getpid(), signal.SIGKILL)
 
-shards.ArrayRecordWriter = Killing
+records.ArrayRecordWriter = Killing
 root, out, uid = sys.argv[1:]
 settings = shards.Settings(4.0, 8.0, (20, 20, 20), 2)
 shards.prepare_scan(Luna16(root), uid, shards.pathlib.Path(out), settings)
@@ -300,3 +323,17 @@ def test_a_run_killed_half_way_leaves_nothing_that_is_trusted(luna16, tmp_path, 
     prepare_scan(Luna16(luna16), UID, tmp_path, settings)
     visible = {k: v for k, v in contents(tmp_path).items() if "/." not in k}
     assert visible == contents(prepared, "subset0/*")
+
+
+def test_a_change_that_was_killed_half_way_leaves_nothing_that_is_trusted(
+    luna16, tmp_path, prepared
+):
+    """Shards have round sizes: one of before the change may be as large as one of after it."""
+    folder = pathlib.Path(shutil.copytree(luna16, tmp_path / "luna16"))
+    out = pathlib.Path(shutil.copytree(prepared, tmp_path / "out"))
+    table = folder / "annotations.csv"
+    table.write_text(table.read_text().replace("20.0", "12.0", 1))
+    command = [sys.executable, "-c", KILLED, str(folder), str(out), UID]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -9
+    assert not (out / "subset0" / f"{UID}.json").exists()
+    assert not (out / "manifest.json").exists()  # nothing trains on it now
