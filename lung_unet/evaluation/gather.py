@@ -16,6 +16,7 @@ from lung_unet.errors import InputError
 from lung_unet.evaluation.resume import folder_of, scored_split, write_result
 from lung_unet.evaluation.scoring import VERSION
 from lung_unet.evaluation.split import one_or_all, write_results
+from lung_unet.workdir import NAME
 
 OWN = ("fold", "point", "second_stage")  # what each fold has of its own
 OF_A_FOLD = ("config.data.fold", "config.seed")  # and each of its members
@@ -26,9 +27,11 @@ def gather(workdirs: Sequence[pathlib.Path], split: str, output: pathlib.Path) -
     metrics.json holds.
 
     Raises:
-      InputError: a split that is not scored whole, a scan that two folds have, or folds of other
-        settings or datasets.
+      InputError: a split that is not scored whole, a scan that two folds have, folds of other
+        settings or datasets, or an output that is the workdir of a run.
     """
+    if (output / NAME).exists():  # its scores would be replaced
+        raise InputError(f"{output}: is the workdir of a run; choose another --output")
     folds = [scored_split(workdir, split) for workdir in workdirs]
     settings = [own for _, own in folds]
     owner: dict[str, pathlib.Path] = {}
