@@ -132,6 +132,25 @@ def test_folds_that_differ_are_refused_by_name(fold, tmp_path, other, told):
     assert not (tmp_path / "all").exists()
 
 
+def test_folds_and_their_members_are_given_in_any_order(fold, tmp_path):
+    def with_channels(workdir, *channels):
+        for path in folder_of(workdir, "test").iterdir():
+            entry = json.loads(path.read_text())
+            for member, own in zip(entry["settings"]["members"], channels, strict=True):
+                member["config"]["model.channels"] = own
+            path.write_text(json.dumps(entry))
+        return workdir
+
+    folds = [with_channels(fold(k, members=2), *[[8], [16]][:: 1 - 2 * k]) for k in (0, 1)]
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert gather(folds, "test", one) == gather(folds[::-1], "test", other)
+    assert (one / "scans.csv").read_bytes() == (other / "scans.csv").read_bytes()
+    assert compare(one, other, "test")["scans"] == 6
+    with_channels(folds[1], [16], [16])
+    with pytest.raises(InputError, match=r"another member 1's config\.model\.channels"):
+        gather(folds, "test", one)
+
+
 def test_a_scan_counts_once_and_no_fold_is_overwritten(fold, tmp_path):
     with pytest.raises(InputError, match=r"both scored 1\.2\.0\.0; give each fold once"):
         gather([fold(0), fold(0, "copy")], "test", tmp_path / "all")
