@@ -49,6 +49,12 @@ from lung_unet.workdir import Run
 if TYPE_CHECKING:
     from lung_unet.evaluation.judge import SecondStage
 
+USES = {  # of the flags, beside --split
+    "compare": ("json",),
+    "gather": ("output",),
+    "workdir": ("data", "output", "classifier"),
+}
+
 
 def evaluate(
     runs: Sequence[Run],
@@ -160,12 +166,27 @@ def _show(metrics: dict, output: pathlib.Path) -> None:
     print(f"report   {output / 'report.html'}")
 
 
+def _mode() -> str:
+    """--compare, --gather or --workdir: which of them is given.
+
+    Raises:
+      InputError: so is a flag that it does not use.
+    """
+    given = [name for name in USES if flags.FLAGS[name].value is not None]
+    mode = given[0] if given else "workdir"
+    for name in (*USES, *(name for names in USES.values() for name in names)):
+        if flags.FLAGS[name].value is not None and name not in (mode, *USES[mode]):
+            raise InputError(f"--{name}: is not used with --{mode}; leave it out")
+    return mode
+
+
 def _main(*rest: str) -> None:
     if flags.FLAGS.split not in SPLITS:
         raise InputError(f"--split={flags.FLAGS.split}: choose one of {', '.join(SPLITS)}")
-    if flags.FLAGS.compare is not None:
+    mode = _mode()
+    if mode == "compare":
         return _compare(flags.FLAGS.compare, rest)
-    if flags.FLAGS.gather is not None:
+    if mode == "gather":
         return _gather(flags.FLAGS.gather, rest)
     if rest:
         raise InputError(f"unexpected argument {rest[0]!r}; see --help")

@@ -1,6 +1,8 @@
 """evaluate on several runs: scored together, scan by scan, for exactly their checkpoints."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -34,3 +36,20 @@ def test_what_was_scored_is_kept_for_the_checkpoints_of_all(
     assert calls([7, 9]) == 2
     assert {p.name for p in out.iterdir()} >= {"metrics.json", "operating_point.json"}
     assert not any((run.workdir / "metrics.json").exists() for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("given", "unused", "mode"),
+    [
+        (["--workdir=A", "--json=x.json"], "json", "workdir"),
+        (["--gather", "A", "B", "--output=O", "--classifier=C"], "classifier", "gather"),
+        (["--gather", "A", "B", "--output=O", "--workdir=C"], "workdir", "gather"),
+        (["--compare", "A", "B", "--output=O"], "output", "compare"),
+        (["--compare", "A", "B", "--gather=C"], "gather", "compare"),
+    ],
+)
+def test_a_flag_that_would_be_ignored_is_refused(given, unused, mode):
+    command = [sys.executable, "-m", "lung_unet.evaluate", *given]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == f"error: --{unused}: is not used with --{mode}; leave it out\n"

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lung_unet.errors import InputError
+from lung_unet.evaluation import candidates, scoring
 from lung_unet.evaluation.resume import scored_split
 from lung_unet.evaluation.summary import Samples, Values, bounds, froc_of, measure
 
@@ -31,7 +32,8 @@ def compare(a: pathlib.Path, b: pathlib.Path, split: str) -> dict[str, Any]:
     hard for both does not widen it. None is what is not defined.
 
     Raises:
-      InputError: a workdir whose split is not scored whole, or runs on different data or splits.
+      InputError: a workdir whose split is not scored whole, or runs on different data or splits,
+        or by versions of lung_unet that score otherwise.
     """
     first, second = measure_both(a, b, split)
     rows = {}
@@ -67,6 +69,13 @@ def measure_both(a: pathlib.Path, b: pathlib.Path, split: str) -> tuple[Measured
                 f"{a} and {b}: were scored on {what[name]}; only runs on the same {split} split "
                 "can be compared"
             )
+    if _versions(settings) != _versions(others):
+        now = (scoring.VERSION, candidates.VERSION)
+        old, other = (b, a) if _versions(settings) == now else (a, b)
+        raise InputError(
+            f"{old}: was scored by another version of lung_unet than {other}; score it anew, with "
+            f"python -m lung_unet.evaluate --split={split}"
+        )
     both = sorted(first.keys() & second.keys())
     if not both:
         raise InputError(f"{a} and {b}: no scan of the {split} split was scored in both")
@@ -77,6 +86,12 @@ def measure_both(a: pathlib.Path, b: pathlib.Path, split: str) -> tuple[Measured
         return Measured(*measure(scans, froc_of(scans)), len(scans), nodules)
 
     return measured(first), measured(second)
+
+
+def _versions(settings: dict) -> tuple[int, int | None]:
+    """Of what is kept of a scan, and of how candidates are found. Results of before the first was
+    kept with them are of its 1."""
+    return settings.get("version", 1), settings.get("candidates")
 
 
 def print_comparison(comparison: dict[str, Any]) -> None:

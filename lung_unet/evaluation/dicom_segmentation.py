@@ -17,6 +17,7 @@ from lung_unet.data.dicom_header import Header
 from lung_unet.data.dicom_series import in_order
 from lung_unet.errors import InputError
 from lung_unet.evaluation.prediction import Detection, Prediction
+from lung_unet.evaluation.second_stage import Opinion
 from lung_unet.files import atomic_path
 
 SERIES_NUMBER = 1000  # above those that scanners give
@@ -125,6 +126,17 @@ def _describe(
     )
     description.SegmentDescription = (
         f"probability {detection.probability:.2f}, diameter {detection.diameter_mm:.1f} mm, "
-        f"volume {detection.volume_mm3:.0f} mm3"
+        f"volume {detection.volume_mm3:.0f} mm3{_of_both_stages(detection.opinion)}"
     )
     return description
+
+
+def _of_both_stages(opinion: Opinion | None) -> str:
+    """What the second stage adds to a description, if there is one."""
+    if opinion is None:
+        return ""
+    rated = "" if opinion.malignancy is None else f", malignancy {opinion.malignancy:.1f} of 5"
+    return (
+        f"; second stage: nodule {opinion.nodule_probability:.2f}{rated}, score of both stages "
+        f"{opinion.score:.2f}"
+    )

@@ -7,6 +7,7 @@ validation scans, and its own second stage where that decided with it what is a 
 the segmentation's marks all the same.
 """
 
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from lung_unet.errors import InputError
 from lung_unet.evaluation.resume import folder_of, scored_split, write_result
 from lung_unet.evaluation.scoring import VERSION
 from lung_unet.evaluation.split import one_or_all, write_results
+from lung_unet.workdir import NAME
 
 OWN = ("fold", "point", "second_stage")  # what each fold has of its own
 OF_A_FOLD = ("config.data.fold", "config.seed")  # and each of its members
@@ -23,16 +25,16 @@ OF_A_FOLD = ("config.data.fold", "config.seed")  # and each of its members
 
 def gather(workdirs: Sequence[pathlib.Path], split: str, output: pathlib.Path) -> dict[str, Any]:
     """Scores all folds' scans together, writes what lung_unet.evaluate writes, and returns what
-    metrics.json holds.
+    metrics.json holds. In which order the folds are given changes nothing.
 
     Raises:
-      InputError: a split that is not scored whole, a scan that two folds have, or folds of other
-        settings or datasets.
+      InputError: a split that is not scored whole, a scan that two folds have, folds of other
+        settings or datasets, or an output that is the workdir of a run.
     """
-    folds = [scored_split(workdir, split) for workdir in workdirs]
-    settings = [own for _, own in folds]
-    owner: dict[str, pathlib.Path] = {}
-    for workdir, (scans, own) in zip(workdirs, folds, strict=True):
+    if (output / NAME).exists():  # its scores would be replaced
+        raise InputError(f"{output}: is the workdir of a run; choose another --output")
+    folds = [(workdir, *scored_split(workdir, split)) for workdir in workdirs]
+    for workdir, _, own in folds:
         if workdir.resolve() == output.resolve():
             raise InputError(f"{output}: is one of the folds; choose another --output")
         if own.get("version") != VERSION:
@@ -42,7 +44,11 @@ def gather(workdirs: Sequence[pathlib.Path], split: str, output: pathlib.Path) -
             )
         if isinstance(own["fold"], list):
             raise InputError(f"{workdir}: holds several folds already; give their own workdirs")
-        _check(workdirs[0], settings[0], workdir, own)
+    folds.sort(key=lambda fold: fold[2]["fold"])
+    settings = [own for *_, own in folds]
+    owner: dict[str, pathlib.Path] = {}
+    for workdir, scans, own in folds:
+        _check(folds[0][0], settings[0], workdir, own)
         for uid in scans:
             if uid in owner:
                 raise InputError(
@@ -55,7 +61,7 @@ def gather(workdirs: Sequence[pathlib.Path], split: str, output: pathlib.Path) -
     for path in folder.glob("*.json"):
         if path.stem not in owner:
             path.unlink()
-    scored = [result for scans, _ in folds for result in scans.values()]
+    scored = [result for _, scans, _ in folds for result in scans.values()]
     for result in scored:
         write_result(folder / f"{result['series_uid']}.json", together, len(scored), result)
     points = [own["point"] for own in settings]
@@ -118,9 +124,17 @@ def _shared(settings: dict) -> dict[str, Any]:
     shared = {key: value for key, value in settings.items() if key not in (*OWN, "members")}
     shared["count of members"] = len(settings["members"])
     shared["number of stages"] = 2 if "second_stage" in settings else 1
-    for number, member in enumerate(settings["members"]):
+    members = [
+        {
+            f"{kind}.{key}": value
+            for kind in ("config", "evaluation")
+            for key, value in member[kind].items()
+            if f"{kind}.{key}" not in OF_A_FOLD
+        }
+        for member in settings["members"]
+    ]
+    # a mean is that of its members in any order
+    for number, own in enumerate(sorted(members, key=lambda own: json.dumps(own, sort_keys=True))):
         where = f"member {number}'s " if number else ""
-        for kind in ("config", "evaluation"):
-            values = {f"{where}{kind}.{key}": value for key, value in member[kind].items()}
-            shared |= {key: v for key, v in values.items() if not key.endswith(OF_A_FOLD)}
+        shared |= {where + key: value for key, value in own.items()}
     return shared

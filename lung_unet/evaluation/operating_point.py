@@ -51,30 +51,49 @@ class OperatingPoint:
 def operating_point(
     members: Sequence[runs.Run], steps: Sequence[int], folder: pathlib.Path
 ) -> OperatingPoint:
-    """What was chosen in a folder for the checkpoints of runs, or their configuration gives.
+    """What was chosen in a folder for the checkpoints of runs, in any order, or their configuration
+    gives.
 
     Raises:
-      InputError: it was not chosen for them, or the configuration gives what cannot be.
+      InputError: it was not chosen for them, the configuration gives what cannot be, or all there
+        is, and the folder is not the first run's own.
     """
     given = _given(members[0].config)
+    own = folder.resolve() == members[0].workdir.resolve()
     if len(given) == len(GRID):
+        if not own:
+            raise InputError(
+                f"--thresholds={folder}: is not read, as the configuration of "
+                f"{members[0].workdir} gives all thresholds; leave it out"
+            )
         return OperatingPoint(**given)
     wanted = {
-        "members": [member(run, step) for run, step in zip(members, steps, strict=True)],
+        "members": _in_order([member(*both) for both in zip(members, steps, strict=True)]),
         "candidates": VERSION,
         "grid": _as_json(_values(given)),
     }
     stored = _stored(folder)
-    if stored is None or not wanted.items() <= stored[1].items():
-        names = ",".join(str(run.workdir) for run in members)
-        raise InputError(
-            f"{folder}: no thresholds were chosen yet for its checkpoint of step {steps[0]}; "
-            f"run python -m lung_unet.evaluate --workdir={names}"
-            if len(members) == 1
-            else f"{names}: no thresholds were chosen yet for these together; run python -m "
-            f"lung_unet.evaluate --workdir={names} --output=DIR, then give --thresholds=DIR"
-        )
-    return stored[0]
+    if stored is not None:
+        made_for = stored[1] | {"members": _in_order(stored[1].get("members", []))}
+        if wanted.items() <= made_for.items():
+            return stored[0]
+    names = ",".join(str(run.workdir) for run in members)
+    what = f"its checkpoint of step {steps[0]}" if len(members) == 1 else "these together"
+    if own and len(members) == 1:
+        remedy = ""
+    elif (folder / runs.NAME).exists():  # of a run, where nothing else can be scored
+        remedy = " --output=DIR, then give --thresholds=DIR"
+    else:
+        what, remedy = f"{what} in {folder}", f" --output={folder}"
+    raise InputError(
+        f"{names}: no thresholds were chosen yet for {what}; run python -m lung_unet.evaluate "
+        f"--workdir={names}{remedy}"
+    )
+
+
+def _in_order(members: Sequence[dict]) -> list[dict]:
+    """The members in one order, as their mean has none."""
+    return sorted(members, key=lambda own: json.dumps(own, sort_keys=True))
 
 
 def choose(

@@ -2,15 +2,19 @@
 
 import base64
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from lung_unet.data.records import ScanRecord
+from lung_unet.data.volume import Volume
 from lung_unet.evaluation.candidates import Candidate, mask_of
 from lung_unet.evaluation.entropy_map import draw_entropy
 from lung_unet.evaluation.overlay import crop_case, cube, draw
 from lung_unet.evaluation.uncertainty import boundary
+from lung_unet.evaluation.voxel import ScanScore
 
 MAX_FALSE_POSITIVES = 3  # a scan
 PNGS = ("png", "entropy_png")
@@ -39,16 +43,39 @@ class Picture:
         return cls(**value | {name: base64.b64decode(value[name]) for name in PNGS})
 
 
+def false_positives(
+    result: ScanScore, candidates: Sequence[Candidate], volume: Volume
+) -> list[Candidate]:
+    """Those of a mask's candidates whose regions `result` counts as false positives, in order.
+
+    On the scan's own grid regions may have merged or parted, and need not cover the voxels that
+    they come from; so each is that of the candidate nearest to it.
+    """
+    labels = result.labels
+    voxels = np.argwhere(np.isin(np.arange(labels.max() + 1), result.false_positives)[labels])
+    if not len(voxels):
+        return []
+    own = [np.argwhere(c.mask) + [s.start for s in c.box] for c in candidates]
+    owners = np.repeat(np.arange(len(own)), [len(part) for part in own])
+    at = volume.grid.to_voxel(volume.source.to_world(voxels))
+    distances, nearest = KDTree(np.concatenate(own)).query(at)
+    order = np.argsort(distances, kind="stable")
+    _, first = np.unique(labels[tuple(voxels[order].T)], return_index=True)
+    return [candidates[number] for number in np.unique(owners[nearest[order[first]]])]
+
+
 def draw_pictures(
     record: ScanRecord,
     truth: np.ndarray,
     ignore: np.ndarray,
     candidates: list[Candidate],
+    result: ScanScore,
     nodules: list[dict[str, Any]],
     probability: np.ndarray,
     variance: np.ndarray | None,
 ) -> list[Picture]:
-    """The pictures of a scan, of `nodules` as rows of nodules.csv and of `candidates` that miss.
+    """The pictures of a scan: of `nodules` as rows of nodules.csv, and of the candidates that
+    `result` counts as false positives.
 
     All arrays are (z, y, x) on the volume's grid; `truth` and `ignore` are bool.
     """
@@ -82,11 +109,7 @@ def draw_pictures(
         )
         for row in nodules
     ]
-    wrong = [
-        c
-        for c in candidates
-        if not (truth[c.box] & c.mask).any() and ignore[c.box][c.mask].mean() < 0.5
-    ]
+    wrong = false_positives(result, candidates, volume)
     pictures += [
         picture(
             c.centre_mm,

@@ -31,7 +31,7 @@ from lung_unet.evaluation.page import (
     table,
     tiles,
 )
-from lung_unet.evaluation.pictures import Picture
+from lung_unet.evaluation.pictures import MAX_FALSE_POSITIVES, Picture
 from lung_unet.evaluation.second_stage_report import Judged
 from lung_unet.evaluation.strata import texture_of
 from lung_unet.files import atomic_path, write_text
@@ -242,20 +242,25 @@ def _cases(pictures: Sequence[Picture], total: int, figures: dict[str, bytes]) -
             figures[name.replace(".png", "-entropy.png")] = picture.entropy_png
             html += f'<img class="entropy" loading="lazy" width="{WIDTH}" alt="entropy: {alt}"'
             html += f' src="{data_url(picture.entropy_png)}">'
-            html += f'<p class="below">{", ".join(_told(picture.boundary))}</p>'
-    left_out = f" {total - len(pictures)} more are not shown." if total > len(pictures) else ""
+            html += f'<p class="below">{", ".join(_told(picture))}</p>'
+    left_out = total - len(pictures)
     return html and (
-        "<p>Worst first, scan by scan; a scan's false positives follow its nodules. Green is what"
-        " the readers marked, magenta what the model found; hatched is left out of the scores."
-        " Below, the same planes: amber is where the model is unsure, by the entropy of the"
-        f" probability. Lung window, −1350 to 150 HU.{left_out}</p>{html}"
+        "<p>Worst first, scan by scan; a scan's false positives, at most the"
+        f" {MAX_FALSE_POSITIVES} surest, follow its nodules. Green is what the readers marked,"
+        " magenta what the model found; hatched is left out of the scores. Below, the same planes:"
+        " amber is where the model is unsure, by the entropy of the probability. Lung window, −1350"
+        f" to 150 HU.{f' Of these pictures {left_out} more are not shown.' if left_out else ''}</p>"
+        f"{html}"
     )
 
 
-def _told(boundary: dict[str, float | None]) -> list[str]:
+def _told(picture: Picture) -> list[str]:
     """How sure the outline of a case is, in words."""
-    known = {key: show(value) for key, value in boundary.items() if value is not None}
-    return [f"{label(key)} {value}" for key, value in known.items()] or ["Nothing was found here"]
+    known = {key: show(value) for key, value in picture.boundary.items() if value is not None}
+    unknown = "Nothing was found here"
+    if picture.dice != 0:  # on the scan's own grid, but in no voxel of the grid of the outlines
+        unknown = "Too little was found to tell how sure its outline is"
+    return [f"{label(key)} {value}" for key, value in known.items()] or [unknown]
 
 
 def _or(value: Any, otherwise: float) -> float:

@@ -118,7 +118,7 @@ def scored_split(workdir: pathlib.Path, split: str) -> tuple[dict[str, dict], di
     """(results by series UID, settings) of a split that was scored whole.
 
     Raises:
-      InputError: there is no such folder, or no whole split in it.
+      InputError: there is no such folder, no whole split in it, or it is a classifier's.
     """
     if not workdir.is_dir():
         raise InputError(f"{workdir}: no such folder; give the workdir of a scored run")
@@ -129,6 +129,11 @@ def scored_split(workdir: pathlib.Path, split: str) -> tuple[dict[str, dict], di
     if not entries:
         raise InputError(f"{workdir}: its {split} split is not scored yet; {remedy}")
     settings, scans = entries[0]["settings"], entries[0]["scans"]
+    if "data" not in settings:
+        raise InputError(
+            f"{workdir}: is a run of classification; give the folder of a segmentation run, scored "
+            f"with --classifier={workdir}"
+        )
     if len(entries) != scans or any(entry["settings"] != settings for entry in entries):
         raise InputError(f"{workdir}: its {split} split is scored in part only; {remedy}")
     return {entry[RESULT]["series_uid"]: entry[RESULT] for entry in entries}, settings

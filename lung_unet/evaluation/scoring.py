@@ -61,7 +61,9 @@ def score_scan(
         for nodule in result.nodules
     ]
     facts = [nodule["facts"] | nodule["metrics"] for nodule in nodules]
-    pictures = draw_pictures(record, truth, ignore, candidates, facts, probability, variance)
+    pictures = draw_pictures(
+        record, truth, ignore, candidates, result, facts, probability, variance
+    )
     included, excluded = finding_rows(record.findings)
     return {
         "series_uid": record.series_uid,

@@ -100,13 +100,14 @@ def write_results(
     """Writes metrics.json, tables, files for FROC and report of scans as `score_scan` gives them.
 
     `about` goes into metrics.json, which is returned; `judged` is what a second stage makes of
-    their marks.
+    their marks. Whoever finds a metrics.json finds all the others as well.
     """
+    done = workdir / "metrics.json"
+    done.unlink(missing_ok=True)  # of an evaluation before, whose other files are replaced now
     froc = froc_of(scored)
     nodules = [n["facts"] | n["metrics"] for scan in scored for n in scan["nodules"]]
     metrics = {**summarise(scored, froc), "strata": stratify(nodules), **about}
     scans = [scan_row(scan) for scan in scored]
-    write_text(workdir / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
     write_rows(workdir / "scans.csv", scans)
     write_rows(workdir / "nodules.csv", nodules)
     write_marks(workdir, scored)
@@ -124,6 +125,7 @@ def write_results(
         froc=froc,
         judged=judged,
     )
+    write_text(done, json.dumps(metrics, indent=1, allow_nan=False))
     return metrics
 
 

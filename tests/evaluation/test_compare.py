@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lung_unet.errors import InputError
+from lung_unet.evaluation import candidates, scoring
 from lung_unet.evaluation.compare import compare, print_comparison
 from lung_unet.evaluation.resume import folder_of
 
@@ -85,6 +86,32 @@ def test_runs_on_different_things_are_refused(tmp_path, dices, others, told):
     with pytest.raises(InputError, match=told) as error:
         compare(a, b, "test")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("other", [{"version": 0}, {"candidates": candidates.VERSION - 1}])
+def test_scores_of_another_version_are_refused_and_the_older_is_named(tmp_path, dices, other):
+    now = SETTINGS | {"version": scoring.VERSION, "candidates": candidates.VERSION}
+    a, b = scored(tmp_path / "a", dices, now), scored(tmp_path / "b", dices, now | other)
+    for pair in ((a, b), (b, a)):
+        with pytest.raises(InputError, match=rf"^{b}: was scored by another .* than {a}; score"):
+            compare(*pair, "test")
+    c = scored(tmp_path / "c", dices, now | other)
+    assert compare(b, c, "test")["scans"] == 12  # of one version, whichever
+
+
+def test_results_without_a_version_are_of_the_first(tmp_path, dices):
+    a = scored(tmp_path / "a", dices)
+    b = scored(tmp_path / "b", dices, SETTINGS | {"version": 1})
+    assert compare(a, b, "test")["scans"] == 12
+
+
+def test_a_classifiers_own_results_are_refused(tmp_path, dices):
+    a = scored(tmp_path / "a", dices)
+    second = scored(tmp_path / "cls", dices, {"marks": {}, "second_stage": {}, "weight": 0.5})
+    for pair in ((a, second), (second, a)):
+        with pytest.raises(InputError, match="cls: is a run of classification; give") as error:
+            compare(*pair, "test")
+        assert f"--classifier={second}" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_what_is_not_scored_is_refused(tmp_path, dices):

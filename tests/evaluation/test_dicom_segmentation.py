@@ -14,6 +14,7 @@ from lung_unet.data.scan import Grid
 from lung_unet.errors import InputError
 from lung_unet.evaluation.dicom_segmentation import write_segmentation
 from lung_unet.evaluation.prediction import Detection, Prediction
+from lung_unet.evaluation.second_stage import Opinion
 
 NAME = "Müller^Jörg"
 
@@ -107,6 +108,25 @@ def test_segments_say_what_they_are_and_how_probable(written):
     (side,) = first.AnatomicRegionSequence[0].AnatomicRegionModifierSequence
     assert side.CodeMeaning == "Left"
     assert "AnatomicRegionModifierSequence" not in second.AnatomicRegionSequence[0]
+
+
+def test_a_segment_says_what_the_second_stage_does(series, prediction, tmp_path):
+    opinions = Opinion(0.934, 4.26, 0.915), Opinion(0.2, None, 0.3)
+    judged = [
+        dataclasses.replace(detection, opinion=opinion)
+        for detection, opinion in zip(prediction.detections, opinions, strict=True)
+    ]
+    path = tmp_path / "judged.dcm"
+    both = dataclasses.replace(prediction, detections=judged)
+    write_segmentation(path, both, series.slices, model="step 600")
+    rated, unrated = (
+        segment.SegmentDescription for segment in pydicom.dcmread(path).SegmentSequence
+    )
+    assert rated == (
+        "probability 0.88, diameter 8.2 mm, volume 260 mm3; second stage: nodule 0.93, malignancy "
+        "4.3 of 5, score of both stages 0.92"
+    )
+    assert unrated.endswith("; second stage: nodule 0.20, score of both stages 0.30")
 
 
 def test_patient_and_study_are_the_sources_and_no_more_of_it_is_copied(written, personal):

@@ -96,10 +96,12 @@ def test_each_fold_keeps_the_second_stage_that_decided_in_it(fold, tmp_path):
 
 def test_gathered_folds_are_compared_as_runs_are(fold, tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
-    stale = folder_of(one, "test") / "9.9.json"
+    (before,) = folder_of(fold(9, scans=1), "test").iterdir()
+    stale = folder_of(one, "test") / before.name  # a scan that is in neither of these folds
     stale.parent.mkdir(parents=True)
-    stale.touch()
+    stale.write_bytes(before.read_bytes())
     gather([fold(0), fold(1)], "test", one)
+    assert not stale.exists()
     wider = RECIPE | {"model.channels": [32, 64]}
     gather([fold(k, "wide", recipe=wider, members=2) for k in (0, 1)], "test", other)
     comparison = compare(one, other, "test")
@@ -130,8 +132,37 @@ def test_folds_that_differ_are_refused_by_name(fold, tmp_path, other, told):
     assert not (tmp_path / "all").exists()
 
 
+def test_folds_and_their_members_are_given_in_any_order(fold, tmp_path):
+    def with_channels(workdir, *channels):
+        for path in folder_of(workdir, "test").iterdir():
+            entry = json.loads(path.read_text())
+            for member, own in zip(entry["settings"]["members"], channels, strict=True):
+                member["config"]["model.channels"] = own
+            path.write_text(json.dumps(entry))
+        return workdir
+
+    folds = [with_channels(fold(k, members=2), *[[8], [16]][:: 1 - 2 * k]) for k in (0, 1)]
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert gather(folds, "test", one) == gather(folds[::-1], "test", other)
+    assert (one / "scans.csv").read_bytes() == (other / "scans.csv").read_bytes()
+    assert compare(one, other, "test")["scans"] == 6
+    with_channels(folds[1], [16], [16])
+    with pytest.raises(InputError, match=r"another member 1's config\.model\.channels"):
+        gather(folds, "test", one)
+
+
 def test_a_scan_counts_once_and_no_fold_is_overwritten(fold, tmp_path):
     with pytest.raises(InputError, match=r"both scored 1\.2\.0\.0; give each fold once"):
         gather([fold(0), fold(0, "copy")], "test", tmp_path / "all")
     with pytest.raises(InputError, match="is one of the folds; choose another --output"):
         gather([fold(0), fold(1)], "test", fold(1))
+
+
+def test_the_scores_of_another_run_are_not_replaced(fold, tmp_path):
+    other = fold(2)
+    (other / "config.json").touch()
+    (other / "metrics.json").write_text("its own")
+    before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="fold2: is the workdir of a run; choose another --output"):
+        gather([fold(0), fold(1)], "test", other)
+    assert {path: path.read_bytes() for path in other.rglob("*") if path.is_file()} == before

@@ -36,6 +36,7 @@ def test_metrics_and_report_have_both_stages(config, dataset, oracle, second, tm
     assert own["first_stage"]["cpm"] == metrics["cpm"] and own["weight"] == 0.5
     assert json.loads((tmp_path / "metrics.json").read_text())["second_stage"] == own
     report = (tmp_path / "report.html").read_text()
+    assert "false positives of the highest, at most 3 a scan" in report
     assert "integrated gradients" in report and "no nodule that was found is rated" in report
     assert (tmp_path / "figures" / "second_stage.png").exists()
     rows = (tmp_path / "candidates_second_stage.csv").read_text().splitlines()

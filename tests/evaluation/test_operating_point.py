@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -157,9 +158,23 @@ def test_it_is_kept_for_its_checkpoints_and_settings(oracle, config, dataset, wo
     assert again.calls == 1 and operating_point([run, run], [7, 8], workdir) == point
     with pytest.raises(InputError, match=r"yet for these together.*--thresholds=DIR"):
         operating_point([run, run], [8, 8], workdir)
+    assert operating_point([run, run], [8, 7], workdir) == point  # in any order
     config.evaluation.overlap = 0.1
     with pytest.raises(InputError, match="no thresholds were chosen"):
         operating_point([run, run], [7, 8], workdir)
+
+
+def test_what_to_run_writes_where_it_is_read(config, workdir, tmp_path):
+    run, new = dataclasses.replace(load(workdir), config=config), tmp_path / "new"
+    for members in ([run], [run, run]):
+        with pytest.raises(InputError, match=rf"in {new}; run .* --output={new}$"):
+            operating_point(members, [7] * len(members), new)
+    with pytest.raises(InputError, match=rf"--workdir={workdir}$"):
+        operating_point([run], [7], workdir)
+    new.mkdir()
+    (new / "config.json").touch()  # another run's, where evaluate does not write these scores
+    with pytest.raises(InputError, match=r"--output=DIR, then give --thresholds=DIR$"):
+        operating_point([run], [7], new)
 
 
 def test_it_is_chosen_anew_of_another_grid(oracle, config, dataset, workdir, monkeypatch):
@@ -187,6 +202,8 @@ def test_numbers_of_the_configuration_hold(oracle, config, dataset, workdir):
     assert choose(predictor, config, dataset, workdir, STEP_7) == given
     assert operating_point([run], [9], workdir) == given
     assert predictor.calls == 1  # with all four given nothing is predicted
+    with pytest.raises(InputError, match=r"--thresholds=other: is not read, .*; leave it out"):
+        operating_point([run], [9], pathlib.Path("other"))
 
 
 def test_a_threshold_above_all_that_is_tried_of_a_region_is_the_regions_too(

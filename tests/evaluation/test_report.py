@@ -291,3 +291,9 @@ def test_many_pictures_are_cut_to_the_worst(tmp_path):
     titles = [re.search(r": (\w+),", alt)[1] for alt in page.cases]
     assert titles == [f"n{i}" for i in range(69, 9, -1)] + ["wrong"]
     assert "10 more are not shown" in page.text
+    assert "a scan's false positives, at most the 3 surest" in page.text  # of more there is none
+
+
+def test_what_was_found_is_never_called_missed(tmp_path):
+    page = write(tmp_path, pictures=[case(dice=0.1, probability=None)])  # no outline was measured
+    assert "Nothing was found" not in page.text and "Too little was found to tell" in page.text

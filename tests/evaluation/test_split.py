@@ -112,6 +112,24 @@ def test_interrupted_and_run_again_equals_undisturbed(score, oracle, config, dat
     assert results(disturbed) == results(undisturbed)
 
 
+def test_who_finds_metrics_finds_the_report_that_belongs_to_them(score, tmp_path, monkeypatch):
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    score(workdir=undisturbed)
+    score(workdir=disturbed, split="validation")
+
+    def dies(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lung_unet.evaluation.split.write_report", dies)
+        with pytest.raises(KeyboardInterrupt):
+            score(workdir=disturbed)
+    assert not (disturbed / "metrics.json").exists()
+    score(workdir=disturbed)
+    shutil.rmtree(folder_of(disturbed, "validation"))
+    assert results(disturbed) == results(undisturbed)
+
+
 def test_what_a_kill_left_half_written_is_no_scan(score, tmp_path):
     score()
     folder = folder_of(tmp_path, "test")
