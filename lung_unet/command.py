@@ -45,8 +45,9 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
                 raise
             told = str(error).partition(OUT_OF_MEMORY)[2].strip(" :").splitlines()[0]
             sys.exit(
-                f"error: out of memory on the device ({told}); see config.train.batch_size, "
-                "train.accumulate, model.remat and data.patch, or lung_unet.plan"
+                f"error: out of memory on the device ({told}); for training see config.train."
+                "batch_size, train.accumulate, model.remat and data.patch, or lung_unet.plan; for "
+                "prediction config.evaluation.batch_size and window, by running main once more"
             )
         except BrokenPipeError:
             if not _nobody_reads(sys.stdout.fileno()):

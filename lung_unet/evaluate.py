@@ -7,8 +7,10 @@
     python -m lung_unet.evaluate --compare A B [--split=test] [--json=FILE]
 
 Uses the checkpoint of the best validation Dice, and thresholds chosen on the validation split
-(operating_point.json). Scans that are scored are kept in evaluation/, so that an interrupted run
-goes on where it was. Writes to --output, which is the workdir unless it is given:
+(operating_point.json), unless the configuration gives numbers: main's command once more, with
+--config.evaluation.threshold=0.3 and the like, stores them and scores anew. Scans that are scored
+are kept in evaluation/, so that an interrupted run goes on where it was. Writes to --output, which
+is the workdir unless it is given:
 
     metrics.json         every metric, with 95 % intervals over resamples of the scans
     scans.csv            nodules.csv: a row each
@@ -197,7 +199,10 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string("workdir", None, "Folder of a training run; several as A,B,C.")
     flags.DEFINE_string("split", "test", f"One of {', '.join(SPLITS)}.")
     flags.DEFINE_string(
-        "data", None, "The prepared dataset, where it has moved since; or one of new scans."
+        "data",
+        None,
+        "The prepared dataset, where it has moved since; or one of new scans, in three "
+        "subsets or splits, whose validation split chooses the thresholds.",
     )
     flags.DEFINE_string("classifier", None, "Folder of the second stage's training run.")
     flags.DEFINE_string("output", None, "Folder to write to, in place of the workdir.")

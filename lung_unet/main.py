@@ -64,6 +64,9 @@ def run_job(start: float) -> None:
         return
     workdir = pathlib.Path(command.required("workdir"))
     check(config)
+    used, found = config.mesh.data * config.mesh.space, jax.device_count()
+    if first and used < found:
+        print(f"devices: {used} of {found}; set config.mesh.data (and train.batch_size) for more")
     describe(config)
 
     def opened(make: bool) -> Dataset:

@@ -92,13 +92,14 @@ def _check_new(run: Run, dataset: Dataset, split: str) -> None:
                 f"{run.workdir} with {two[name]!r}; prepare it alike"
             )
     try:
-        trained = Dataset(run.dataset, run.config.data.fold)
+        trained = Dataset(run.dataset, run.config.data.fold, shards=False)
         if identity(trained) != run.data:
             raise InputError("it is another version now")
     except InputError as error:
         raise InputError(
             f"{run.dataset}: does not tell any more which scans {run.workdir} was trained on, so "
-            f"whether those of {dataset.folder} are new to it ({error})"
+            f"whether those of {dataset.folder} are new to it ({error}); its manifest.json there "
+            "would do"
         ) from error
     seen = {name for entry in trained.scans("train") for name in _names(entry)}
     for entry in (*dataset.scans("validation"), *dataset.scans(split)):

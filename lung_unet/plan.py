@@ -4,7 +4,8 @@
         [--target=accelerator|cpu] [--out=FILE]
     python -m lung_unet.main --config=FILE --workdir=DIR
 
-N is what a process may use of one device, in 10⁹ bytes. Our rules compile train steps and read
+N is what a process may use of one device, in 10⁹ bytes: of a GPU JAX takes three quarters, unless
+XLA_PYTHON_CLIENT_MEM_FRACTION says another share. Our rules compile train steps and read
 XLA's own account of their memory; nnU-Net's are its arithmetic. Without an accelerator here, a step
 is compiled for the CPU with the accelerators' convolutions in bfloat16.
 """
@@ -20,7 +21,12 @@ from lung_unet import command
 from lung_unet.errors import InputError
 
 flags.DEFINE_string("data", None, "Prepared dataset.")
-flags.DEFINE_float("memory_gb", None, "Memory of a device, in 10⁹ bytes.", lower_bound=0)
+flags.DEFINE_float(
+    "memory_gb",
+    None,
+    "What JAX may use of a device, in 10⁹ bytes; by default 3/4 of a GPU.",
+    lower_bound=0,
+)
 _DEVICES = flags.DEFINE_integer("devices", 1, "Devices to train on.", lower_bound=1)
 _RULES = flags.DEFINE_enum("rules", "ours", ("ours", "nnunet"), "Whose rules.")
 _TARGET = flags.DEFINE_enum(
@@ -74,15 +80,16 @@ def main() -> None:
     proposal, reasons = propose(fingerprint, memory_gb, _DEVICES.value, step_bytes)
     reasons.append(f"memory by {analysis.words}")
     data = data_settings(proposal, dataset)
+    again = ""
     if data["dir"] != str(folder.absolute()):
-        reasons.append(
-            "the dataset's spacing or blocks do not suit that: "
-            f"{prepare_again(dataset, out, data['dir'])}"
-        )
+        again = prepare_again(dataset, out, data["dir"])
+        reasons.append(f"the dataset's spacing or blocks do not suit that: {again}")
     title = f"{memory_gb:g} GB a device, devices: {_DEVICES.value}, rules: {_RULES.value}."
     write_text(out, config_text(proposal, data, f"A plan for {title}", reasons))
     for reason in reasons:
         print(f"- {reason}")
+    if again:
+        print(again)
     print(f"python -m lung_unet.main --config={out} --workdir=DIR")
 
 

@@ -45,9 +45,11 @@ def test_slurm_requeues_what_was_stopped_and_nothing_else(tmp_path, srun, code, 
         env={
             "PATH": f"{tmp_path}:{os.environ['PATH']}", "WORKDIR": str(workdir),
             "SLURM_SUBMIT_DIR": str(LAUNCH.parent), "SLURM_JOB_ID": "7",
+            "SLURM_CPUS_PER_TASK": "64",
         },
     )  # fmt: skip
     assert done.returncode == code
+    assert "--cpus-per-task=64 " in (tmp_path / "srun.log").read_text()
     assert (tmp_path / "scontrol.log").exists() == requeued
     assert "-m lung_unet.main --config=c.py" in (tmp_path / "srun.log").read_text()
 

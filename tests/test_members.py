@@ -103,6 +103,15 @@ def test_a_scan_that_a_run_was_trained_on_is_refused(run, new_scans, scan, seen)
         dataset_to_score(runs[1:], str(folder), "test")
 
 
+def test_the_manifest_alone_tells_what_a_run_was_trained_on(run, prepared, new_scans, tmp_path):
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    shutil.copy(prepared / "manifest.json", moved)
+    elsewhere = dataclasses.replace(run("a"), dataset=moved)
+    folder = new_scans()
+    assert dataset_to_score([elsewhere], str(folder), "test").folder == folder
+
+
 def test_where_nobody_can_tell_it_is_refused(run, new_scans, tmp_path):
     folder = str(new_scans())
     gone = dataclasses.replace(run("a"), dataset=tmp_path / "gone")

@@ -4,6 +4,7 @@ import jax
 from ml_collections import ConfigDict
 
 from lung_unet.benchmark import synthetic
+from lung_unet.benchmark.augment import without_augmentation
 from lung_unet.benchmark.collectives import collectives
 from lung_unet.benchmark.program import compile_step, program_mb
 from lung_unet.benchmark.tables import print_table
@@ -18,9 +19,10 @@ def measure_scaling(config: ConfigDict) -> dict:
 
     On one device the batch and patch are what `config.mesh` gives a device. `data` times as many
     patches, and patches `space` times as deep, keep that the same. The convolutions are those of
-    accelerators, on the CPU as well.
+    accelerators, on the CPU as well. Without augmentation, which every device of `space` does for
+    the whole depth, and whose branches XLA would all count.
     """
-    one = config.copy_and_resolve_references()
+    one = without_augmentation(config)
     one.train.batch_size = max(1, config.train.batch_size // config.mesh.data)
     depth, *rest = config.data.patch
     one.data.patch = (depth // config.mesh.space, *rest)

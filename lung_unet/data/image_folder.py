@@ -33,6 +33,7 @@ from lung_unet.errors import InputError
 
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 SUBSETS = {"test": 0, "validation": 1, "train": 2}  # so that fold 0 is the split of splits.csv
+NNUNET_CT = "_0000"  # behind a name in nnU-Net's imagesTr: its only channel
 
 
 class ImageFolder:
@@ -60,7 +61,10 @@ class ImageFolder:
             image, label = self.paths.get(name), self.labels.get(name)
             if image is None:
                 found = f"{label}: is a label" if label else f"{splits}: names {name}"
-                raise InputError(f"{found} without an image; add images/{name} or remove it")
+                remedy = f"add images/{name} or remove it"
+                if f"{name}{NNUNET_CT}" in self.paths:
+                    remedy = f"name nnU-Net's images/{name}{NNUNET_CT} images/{name}"
+                raise InputError(f"{found} without an image; {remedy}")
             if label is None:
                 raise InputError(
                     f"{image}: has no label; add labels/{name}, all 0 if it has no nodule"

@@ -105,13 +105,14 @@ class Dataset:
     """A prepared dataset, opened: its manifest and the files of each split.
 
     Without a fold its only split is "all", and fewer than three subsets are enough. `identity` is
-    what a run that was trained on the data depends on.
+    what a run that was trained on the data depends on. Without `shards` it need only be the
+    manifest, and nothing can be read.
 
     Raises:
       InputError: no or broken manifest, one of another version, a shard missing or cut short.
     """
 
-    def __init__(self, folder: str | pathlib.Path, fold: int | None = 0):
+    def __init__(self, folder: str | pathlib.Path, fold: int | None = 0, shards: bool = True):
         self.folder, self.fold = pathlib.Path(folder), fold
         path = self.folder / NAME
         try:
@@ -122,8 +123,8 @@ class Dataset:
             self.subsets = [e["subset"] for e in self.manifest["scans"]]
             self.identity = _identity(self.manifest)
             fixed = self.manifest["source"] == ImageFolder.kind
-            shards = [e["files"][kind] for e in self.manifest["scans"] for kind in KINDS]
-            shards = [(self.folder / s["name"], s["bytes"], s["records"]) for s in shards]
+            files = [e["files"][kind] for e in self.manifest["scans"] for kind in KINDS]
+            files = [(self.folder / s["name"], s["bytes"], s["records"]) for s in files]
         except FileNotFoundError:
             raise InputError(
                 f"{self.folder}: has no {NAME}; make it with python -m lung_unet.prepare"
@@ -143,7 +144,7 @@ class Dataset:
                 "choose 0"
             )
         self.splits = {"all": self.subsets} if fold is None else split_subsets(self.subsets, fold)
-        for shard, expected, _ in shards:
+        for shard, expected, _ in files if shards else ():
             size = shard.stat().st_size if shard.is_file() else None
             if size != expected:
                 found = "is missing" if size is None else f"has {size} bytes"

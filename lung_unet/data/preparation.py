@@ -9,7 +9,7 @@ import socket
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lung_unet.data import engine as engines
-from lung_unet.data.manifest import NAME, write_manifest
+from lung_unet.data.manifest import NAME, SPLITS, write_manifest
 from lung_unet.data.pseudonyms import Key, Pseudonym
 from lung_unet.data.shards import Settings, prepare_scan
 from lung_unet.data.source import Source, only, open_source
@@ -61,6 +61,12 @@ def prepare(
         settings.outlines,
     )
     _refuse_other(out, settings)
+    subsets = len(set(dataset.subsets.values()))
+    if subsets < len(SPLITS):
+        print(
+            f"{dataset.root}: scans in {subsets} subset(s), which will do to score, but training "
+            "takes three"
+        )
     for note in dataset.notes:
         print(f"{dataset.root}: {key.replace_uids(note) if key else note}")
     try:

@@ -82,7 +82,8 @@ def open_source(
         return Dicom(root, lidc_xml, min_readers)
     raise InputError(
         f"{root}: no layout that is known: no subset0..9/*.mhd (LUNA16), no images/, labels/ and "
-        "splits.csv (one's own scans), no DICOM files (LIDC-IDRI)"
+        "splits.csv (one's own scans; of nnU-Net, imagesTr and labelsTr under these names), no "
+        "DICOM files (LIDC-IDRI)"
     )
 
 

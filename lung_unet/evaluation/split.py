@@ -189,12 +189,13 @@ def about_model(config: ConfigDict, dataset: Dataset, members: Sequence[dict]) -
         "Channels": " ".join(map(str, config.model.channels)),
         "Checkpoint": f"step {steps} of {config.train.steps}",
     }
+    used = min(config.mesh.data * config.mesh.space, jax.local_device_count())
     if len(members) > 1:
         network = {"Checkpoints": f"steps {steps} of {len(members)} runs, averaged"}
     return {
         **network,
         "Spacing": f"{dataset.spacing_mm:g} mm",
-        "Device": f"{jax.device_count()} × {device.device_kind}",
+        "Device": f"{used} × {device.device_kind}",
         "Versions": f"lung_unet {__version__}, jax {jax.__version__}",
     }
 

@@ -6,7 +6,6 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from lung_unet.benchmark import scaling
-from lung_unet.benchmark.augment import without_augmentation
 from lung_unet.benchmark.collectives import collectives
 from lung_unet.parallel.mesh import BATCH, make_mesh
 
@@ -45,7 +44,7 @@ def test_work_of_a_device_does_not_grow(config, monkeypatch):
     monkeypatch.setattr(scaling, "DEVICES", 2)
     config.data.patch = (16, 16, 16)
     config.train.batch_size = 2
-    rows = scaling.measure_scaling(without_augmentation(config))
+    rows = scaling.measure_scaling(config)  # which augments: that is left out
     assert set(rows) == {"data 1", "data 2", "space 1", "space 2"}
     for axis in ("data", "space"):
         one, two = rows[f"{axis} 1"], rows[f"{axis} 2"]

@@ -202,6 +202,11 @@ def test_what_is_missing_is_named(folder, path, saying):
     refused(folder, saying)
 
 
+def test_names_of_nnunet_are_known(folder):
+    (folder / "images" / "carl.nrrd").rename(folder / "images" / "carl_0000.nrrd")
+    refused(folder, r"is a label without an image; name nnU-Net's images/carl_0000 images/carl")
+
+
 def test_a_lung_mask_without_an_image(folder, make_scan):
     write(folder / "lungs" / "emil.mha", make_scan(0)[1], make_scan(0)[2])
     refused(folder, r"lungs/emil\.mha: is a mask without an image")

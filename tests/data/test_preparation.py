@@ -137,6 +137,15 @@ def test_another_folder_s_scans_do_not_take_the_place_of_these(folder, done, set
     assert contents(done) == before
 
 
+def test_too_few_subsets_to_train_on_are_told_before_they_are_prepared(
+    folder, tmp_path, settings, capsys
+):
+    for number in (2, 3):
+        shutil.rmtree(folder / f"subset{number}")
+    prepare(folder, tmp_path / "out", settings, workers=1)
+    assert "scans in 2 subset(s), which will do to score" in capsys.readouterr().out
+
+
 def test_a_process_that_dies_is_told(luna16, tmp_path):
     with pytest.raises(InputError, match=r"1\.2\.0: a worker process died of it"):
         prepare(luna16, tmp_path / "out", Deadly(), workers=1)

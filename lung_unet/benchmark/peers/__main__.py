@@ -5,6 +5,7 @@
         [--classifier=configs/classifier3d.py:smoke --classifier_share=0.35]
 
 PYTHON is that of an environment made with requirements-peers.txt; launch/side_by_side.sh makes it.
+Ours trains where JAX does, on a GPU if there is one, and then the peers on that GPU.
 The scans of the training split train each system, by its own recipe, for so many minutes by the
 clock; planning, preprocessing and caching come before and are told apart. Each system then predicts
 validation and test scans by its own means (--nomirrors spares the peers' eight mirrors, which take
@@ -64,6 +65,7 @@ def run(out: pathlib.Path, arguments: list[str], scans: dict[str, Any]) -> None:
 
 def main() -> None:
     from lung_unet.benchmark.peers.convert import convert, truth_of
+    from lung_unet.benchmark.peers.exchange import read_system
     from lung_unet.benchmark.peers.score import score
     from lung_unet.benchmark.peers.second_stage import BOTH
     from lung_unet.benchmark.peers.table import side_by_side, write_table
@@ -87,7 +89,8 @@ def main() -> None:
     ours = [sys.executable, "-m", f"{PACKAGE}.ours", *given, f"--config.data.dir={out / 'data'}"]
     ours += [f"--minutes={minutes}", f"--classifier={flags.FLAGS.classifier}"]
     run(out / "ours", [*ours, f"--classifier_share={flags.FLAGS.classifier_share}"], truth)
-    shared = [f"--raw={out / 'raw'}", f"--minutes={minutes}", f"--device={flags.FLAGS.device}"]
+    device = "cuda" if read_system(out / "ours").get("device") == "gpu" else "cpu"
+    shared = [f"--raw={out / 'raw'}", f"--minutes={minutes}", f"--device={device}"]
     shared += [f"--mirrors={int(flags.FLAGS.mirrors)}"]
     nnunet = [python, "-m", f"{PACKAGE}.nnunet", *shared, f"--plan_gb={flags.FLAGS.plan_gb}"]
     run(out / "nnunet", nnunet, truth)
@@ -113,7 +116,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Folder to write to.")
     flags.DEFINE_float("minutes", 30.0, "To train, by the clock, each.", lower_bound=0)
     flags.DEFINE_string("peers_python", None, "Python with nnunetv2 and monai.")
-    flags.DEFINE_string("device", "cpu", "Where the peers run: cpu or cuda.")
     flags.DEFINE_string("classifier", "", "Configuration of our second stage; empty: none.")
     flags.DEFINE_float("classifier_share", 0.35, "Of our minutes, for the second stage.")
     flags.DEFINE_bool("mirrors", True, "Whether the peers average eight mirrors, as they do.")

@@ -13,6 +13,7 @@ them, and OUT/two_stages both.
 import pathlib
 from importlib.metadata import version
 
+import jax
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
@@ -74,6 +75,7 @@ def main() -> None:
         "spacing_mm": [dataset.spacing_mm] * 3,
         "channels": list(config.model.channels),
         "jax": version("jax"),
+        "device": jax.default_backend(),
     }
     if second_config is not None:
         workdir, both = out / "second_stage", out / BOTH
