@@ -15,9 +15,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from lung_unet.allocator import keep_freed_memory
-from lung_unet.errors import InputError
+from lung_unet.errors import OUT_OF_MEMORY, InputError, out_of_memory
 
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 flags.disclaim_key_flags()  # --config is the command's flag, so that its --help lists it
@@ -43,12 +42,7 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
         except RuntimeError as error:  # XLA's; JAX is not imported here
             if OUT_OF_MEMORY not in str(error):
                 raise
-            told = str(error).partition(OUT_OF_MEMORY)[2].strip(" :").splitlines()[0]
-            sys.exit(
-                f"error: out of memory on the device ({told}); for training see config.train."
-                "batch_size, train.accumulate, model.remat and data.patch, or lung_unet.plan; for "
-                "prediction config.evaluation.batch_size and window, by running main once more"
-            )
+            sys.exit(f"error: {out_of_memory(error)}")
         except BrokenPipeError:
             if not _nobody_reads(sys.stdout.fileno()):
                 raise  # another pipe's

@@ -1,5 +1,17 @@
 """The one exception for what a user can put right."""
 
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status, in the text of its errors
+
 
 class InputError(Exception):
     """Bad input, told in one line that names the file and the remedy; commands exit 1 with it."""
+
+
+def out_of_memory(error: BaseException) -> str:
+    """What to say where XLA found no memory on the device."""
+    told = str(error).partition(OUT_OF_MEMORY)[2].partition("\n")[0].strip(" :")
+    return (
+        f"out of memory on the device ({told}); for training see config.train.batch_size, "
+        "train.accumulate, model.remat and data.patch, for prediction config.evaluation.batch_size "
+        "and window, which main's command stores when it runs once more"
+    )

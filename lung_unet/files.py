@@ -6,7 +6,6 @@ import pathlib
 import re
 import uuid
 from collections.abc import Iterator
-from typing import NoReturn
 
 from lung_unet.errors import InputError
 
@@ -35,20 +34,9 @@ def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
       InputError: it cannot be read; what is not seen would be left out in silence.
     """
     try:
-        return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+        return sorted(p for p in folder.iterdir() if not (p.is_dir() or p.name.startswith(".")))
     except OSError as error:
-        refuse(error)
-
-
-def refuse(error: OSError) -> NoReturn:
-    """Raises what tells of a folder that cannot be read; os.walk would leave it out in silence.
-
-    Raises:
-      InputError: always.
-    """
-    raise InputError(
-        f"{error.filename}: cannot be read ({error.strerror}); put that right"
-    ) from error
+        raise InputError(f"{folder}: cannot be read ({error.strerror}); put that right") from error
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:

@@ -24,7 +24,7 @@ flags.DEFINE_string("data", None, "Prepared dataset.")
 flags.DEFINE_float(
     "memory_gb",
     None,
-    "What JAX may use of a device, in 10⁹ bytes; by default 3/4 of a GPU.",
+    "What JAX may use of a device, in 10⁹ bytes; of a GPU 3/4 as a rule.",
     lower_bound=0,
 )
 _DEVICES = flags.DEFINE_integer("devices", 1, "Devices to train on.", lower_bound=1)

@@ -88,6 +88,8 @@ def evaluate_candidates(
     regions = [scan | {k: own[k] for k in ("voxels", "truth")} for scan, own in both]
     threshold = best_finding_threshold(regions, weight)
     first = collect.settings.get("segmentation")
+    done = workdir / "metrics.json"
+    done.unlink(missing_ok=True)  # of an evaluation before: it is written last
     store(workdir, SecondStage(classifier, weight, rated, settings, threshold, first), cpm)
     scans = judged(split, collect(split), weight)
     measured, _, _ = measure(scans, weight)
@@ -104,7 +106,7 @@ def evaluate_candidates(
         "split": split,
         "step": step,
     }
-    write_text(workdir / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
+    write_text(done, json.dumps(metrics, indent=1, allow_nan=False))
     if reason := why_no_auc(measured):
         print(WHY_NOT.format(reason))
     return metrics

@@ -46,8 +46,6 @@ def identity(dataset: Dataset) -> str:
 def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
     """Marks the workdir as this run's, or refuses one that another run made.
 
-    A run that saved nothing yet may go on with another configuration, or data: it begins again.
-
     Raises:
       InputError: the workdir cannot be written, or was made by another configuration or dataset.
     """
@@ -58,22 +56,24 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
         "dataset": str(dataset.folder.absolute()),
         "settings": dataset.manifest["settings"],  # predict scales and crops a scan by them
     }
-    path, checkpoints = workdir / NAME, workdir / "checkpoints"
-    if path.exists() and checkpoints.exists() and any(checkpoints.iterdir()):
+    path = workdir / NAME
+    if path.exists():
         found = _load(path)
         old, new = recipe(found.config), recipe(config)
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key):
+                made = workdir / "data"
+                kept = f", with --config.data.dir={made} for its data" if made.exists() else ""
                 raise InputError(
                     f"{workdir}: was made with config.{key} = {old.get(key)}, not {new.get(key)}; "
-                    "choose another --workdir"
+                    f"choose another --workdir{kept}"
                 )
         if found.data != wanted["data"]:
             raise InputError(
                 f"{workdir}: was trained on another dataset or another version of it than "
                 f"{dataset.folder}; choose another --workdir"
             )
-    elif checkpoints.exists() and not path.exists():
+    elif (workdir / "checkpoints").exists():
         raise InputError(f"{workdir}: holds checkpoints but no {NAME}; choose another --workdir")
     try:
         write_text(path, json.dumps(wanted, indent=1))

@@ -10,7 +10,7 @@ import pytest
 
 from lung_unet import command
 from lung_unet.command import frozen
-from lung_unet.errors import InputError
+from lung_unet.errors import InputError, out_of_memory
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -74,6 +74,7 @@ def test_too_little_memory_on_the_device_is_one_line():
     assert line.startswith("error: out of memory on the device (")
     assert "config.train.batch_size" in line
     assert "Traceback" not in done.stderr
+    assert out_of_memory(RuntimeError("INTERNAL: RESOURCE_EXHAUSTED: ")).startswith("out of memory")
 
 
 def test_a_bug_keeps_its_traceback():

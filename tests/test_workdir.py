@@ -14,9 +14,7 @@ from lung_unet.workdir import claim, load
 
 @pytest.fixture
 def workdir(tmp_path, config, dataset) -> pathlib.Path:
-    """Of a run that saved a checkpoint."""
     claim(tmp_path / "run", config, dataset)
-    (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
     return tmp_path / "run"
 
 
@@ -65,11 +63,12 @@ def test_another_configuration_is_refused(workdir, config, dataset, key, value):
     assert (workdir / "config.json").read_text() == before
 
 
-def test_a_run_that_saved_nothing_may_begin_again_otherwise(workdir, config, dataset):
-    shutil.rmtree(workdir / "checkpoints" / "3")
+def test_data_that_a_refused_run_prepared_are_named(workdir, config, dataset):
     config.train.batch_size = 1
-    claim(workdir, config, dataset)
-    assert load(workdir).config.train.batch_size == 1
+    refused("choose another --workdir$", claim, workdir, config, dataset)
+    (workdir / "data").mkdir()
+    saying = f"choose another --workdir, with --config.data.dir={workdir}/data for its data"
+    refused(saying, claim, workdir, config, dataset)
 
 
 def test_a_configuration_with_another_key_is_refused(workdir, config, dataset):

@@ -23,6 +23,7 @@ from lung_unet.errors import InputError
 KINDS = ("nodule", "other")
 SCALES = 2  # a crop is so many patches wide
 NOT_RATED = 0.0
+AGAIN = "delete all files of that scan beside it and run main again"
 
 Batch = dict[str, np.ndarray]
 
@@ -70,7 +71,7 @@ def write_crops(folder: pathlib.Path, series_uid: str, crops: list[Crop]) -> Non
 
 def _source(folder: pathlib.Path, split: str, kind: str, on_broken: str = "stop") -> Shards | None:
     paths = sorted(map(str, (folder / split).glob(f"*.{kind}.arrayrecord")))
-    return Shards(paths, Crop.decode, on_broken) if paths else None
+    return Shards(paths, Crop.decode, on_broken, AGAIN) if paths else None
 
 
 def _as_batched(crop: Crop, low: np.ndarray, size: tuple[int, ...]) -> Batch:

@@ -24,7 +24,6 @@ from lung_unet.data.lungs import segment_lungs
 from lung_unet.data.patients import subset_of
 from lung_unet.data.scan import Scan
 from lung_unet.errors import InputError
-from lung_unet.files import refuse
 
 FEW = 20  # folders that are indexed without a progress bar
 SOME = 5  # series that a message names
@@ -62,7 +61,7 @@ class Dicom:
         unread: list[str] = []
         others: collections.Counter[str] = collections.Counter()
         seen: dict[str, pathlib.Path] = {}
-        walk = os.walk(self.root, onerror=refuse)
+        walk = os.walk(self.root, onerror=self._note)
         folders = [pathlib.Path(folder) for folder, _, files in walk if files]
         for folder in track(sorted(folders), "DICOM headers", disable=len(folders) < FEW):
             for uid, slices in series_in(folder.iterdir()).items():
@@ -98,6 +97,9 @@ class Dicom:
         self.absent = sorted(self.outlines.keys() - seen.keys())
         if self.absent:
             self.notes.append(f"{len(self.absent)} of the series that were read are not on disk")
+
+    def _note(self, error: OSError) -> None:
+        self.notes.append(f"{error.filename} cannot be read ({error.strerror}) and is left out")
 
     def read_matched(self, series_uid: str) -> tuple[Scan, list[Match]]:
         """The scan on its own grid with its findings; there are no annotations to match."""

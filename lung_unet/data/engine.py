@@ -44,11 +44,12 @@ def _local(task: Callable, jobs: Sequence[tuple], workers: int) -> Generator:
         if attempts == ATTEMPTS:
             raise InputError(
                 f"{next(iter(left.values()))[0]}: a worker process died of it, out of memory "
-                "perhaps; copy it again, or run again with fewer --workers, finished scans are kept"
+                "perhaps; copy it again, or run where there is more; finished scans are kept"
             )
         attempts += 1
         if attempts == ATTEMPTS:
-            workers = 1  # in order: the first that is left is the one that does it
+            print("going on with one worker: less memory, and what dies is known")
+            workers = 1  # in order: the first that is left
         pool = worker_pool(min(workers, len(left)))
         try:
             futures = {pool.submit(task, *job): number for number, job in left.items()}

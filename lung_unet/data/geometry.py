@@ -37,8 +37,10 @@ def check_grid(path: pathlib.Path, grid: Grid) -> None:
         )
 
 
-def check_same_grid(path: pathlib.Path, found: Grid, of: pathlib.Path, grid: Grid) -> None:
-    """Refuses a mask that does not lie on the grid of its scan, `of`.
+def check_same_grid(
+    path: pathlib.Path, found: Grid, of: pathlib.Path, grid: Grid, voxels: float = OFF_GRID
+) -> None:
+    """Refuses a mask that does not lie on the grid of its scan, `of`, but for so many voxels.
 
     Raises:
       InputError: another number of voxels, origin, spacing or direction.
@@ -50,7 +52,7 @@ def check_same_grid(path: pathlib.Path, found: Grid, of: pathlib.Path, grid: Gri
         )
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(grid.shape) - 1)
     off_mm = np.linalg.norm(found.to_world(corners) - grid.to_world(corners), axis=1).max()
-    if off_mm > OFF_GRID * grid.spacing_mm.min():
+    if off_mm > voxels * grid.spacing_mm.min():
         raise InputError(
             f"{path}: lies up to {off_mm:.2f} mm from {of.name} (origin, spacing or direction "
             f"differ); {remedy}"

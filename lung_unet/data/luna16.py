@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Collection
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from lung_unet.errors import InputError
 from lung_unet.files import files_in
 
 MIN_READERS = 3  # LUNA16 counts a nodule that three of the four readers outlined
+LUNGS_OFF_GRID = 1.0  # voxels: the crop has a margin
 EXCLUDED_MM = 10.0  # LUNA16's evaluation takes this diameter where none is given
 TABLE_FOLDERS = ("", "evaluationScript/annotations", "annotations", "evaluationScript")
 
@@ -130,7 +131,7 @@ class Luna16:
         if not path.is_file():
             return segment_lungs(hu, grid), "computed"
         mask = read_image(path)
-        check_same_grid(path, grid_of(mask), self.paths[series_uid], grid)
+        check_same_grid(path, grid_of(mask), self.paths[series_uid], grid, LUNGS_OFF_GRID)
         lungs = hounsfield(mask, path).astype(np.uint8)
         if lungs.any() and not np.isin(lungs, (RIGHT, LEFT)).any():
             raise InputError(
@@ -144,8 +145,10 @@ class Luna16:
         if series_uid in self.outlines:
             marks = lidc.read_marks(self.outlines[series_uid])[series_uid]
             findings = list(lidc.findings(marks, grid, self.min_readers))
-        matches: list[Match] = []
-        for mark in self.annotations.get(series_uid, []):
+        annotated = self.annotations.get(series_uid, [])
+        outlined = _matched(findings, annotated, min(self.min_readers, MIN_READERS))
+        matches = []
+        for row, mark in enumerate(annotated):
             at = grid.to_voxel(mark.centre_mm)
             if not ((at > -1) & (at < grid.shape)).all() or mark.diameter_mm <= 0:
                 raise InputError(
@@ -153,8 +156,7 @@ class Luna16:
                     f"at voxel {np.rint(at).astype(int).tolist()} (z, y, x) lies outside scan "
                     f"{series_uid} of {list(grid.shape)}; coordinates must be world mm"
                 )
-            taken = {match.finding for match in matches}
-            index = _nearest(findings, mark, min(self.min_readers, MIN_READERS), taken)
+            index = outlined.get(row)
             if index is None:
                 findings.append(sphere(mark.centre_mm, mark.diameter_mm, grid, included=True))
             else:  # the outline is the readers', position and diameter are LUNA16's
@@ -222,20 +224,23 @@ def sphere(centre_mm: np.ndarray, diameter_mm: float, grid: Grid, included: bool
     )
 
 
-def _nearest(
-    findings: list[Finding], mark: tables.Mark, min_readers: int, taken: Collection[int | None]
-) -> int | None:
-    """The outlined finding whose centre lies nearest to the mark, within the larger radius, and
-    that is not another mark's."""
-    distances = {
-        i: float(np.linalg.norm(f.centre_mm - mark.centre_mm))
-        for i, f in enumerate(findings)
-        if i not in taken
-        and f.readers >= min_readers
-        and f.reader_bits.any()
-        and np.linalg.norm(f.centre_mm - mark.centre_mm) <= max(f.diameter_mm, mark.diameter_mm) / 2
-    }
-    return min(distances, key=distances.__getitem__) if distances else None
+def _matched(
+    findings: list[Finding], marks: Sequence[tables.Mark], min_readers: int
+) -> dict[int, int]:
+    """The outlined finding of each mark that has one: nearest pairs first, one to one, of which the
+    centres lie within the larger radius."""
+    pairs = []
+    for row, mark in enumerate(marks):
+        for number, finding in enumerate(findings):
+            distance = float(np.linalg.norm(finding.centre_mm - mark.centre_mm))
+            near = distance <= max(finding.diameter_mm, mark.diameter_mm) / 2
+            if near and finding.readers >= min_readers and finding.reader_bits.any():
+                pairs.append((distance, row, number))
+    matched: dict[int, int] = {}
+    for _, row, number in sorted(pairs):
+        if row not in matched and number not in matched.values():
+            matched[row] = number
+    return matched
 
 
 def _outlined(findings: list[Finding], at: np.ndarray) -> bool:

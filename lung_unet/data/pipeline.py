@@ -22,6 +22,7 @@ from lung_unet.data.mining import Mining
 from lung_unet.data.records import Block, ScanRecord
 from lung_unet.errors import InputError
 
+AGAIN = "delete the shard and run prepare again"
 ON_BROKEN = ("stop", "skip")
 
 
@@ -36,7 +37,9 @@ class Shards:
         `on_broken` is "stop", or if all are broken. It names the shard and the record.
     """
 
-    def __init__(self, paths: list[str], decode: Callable, on_broken: str = "stop"):
+    def __init__(
+        self, paths: list[str], decode: Callable, on_broken: str = "stop", remedy: str = AGAIN
+    ):
         if on_broken not in ON_BROKEN:
             raise InputError(
                 f"config.data.on_broken = {on_broken!r}: choose {' or '.join(ON_BROKEN)}"
@@ -44,8 +47,8 @@ class Shards:
         self._on_broken = on_broken
         self._broken: dict[int, object] = {}  # as a set, with an atomic add: threads read
         self._paths = paths
-        self._decode = decode
-        self._ends = np.cumsum([_records_in(path) for path in paths]).tolist()
+        self._decode, self._remedy = decode, remedy
+        self._ends = np.cumsum([_records_in(path, remedy) for path in paths]).tolist()
         self._source = ArrayRecordDataSource(paths)
 
     def __len__(self) -> int:
@@ -74,7 +77,7 @@ class Shards:
             number = index - (self._ends[shard - 1] if shard else 0)
             raise InputError(
                 f"{self._paths[shard]}: record {number} is broken ({str(error)[:120]}); "
-                "delete the shard and run prepare again"
+                f"{self._remedy}"
             ) from error
 
     def _report(self, index: int, error: InputError) -> None:
@@ -83,13 +86,11 @@ class Shards:
             print(f"skipped, {len(self._broken)} so far: {error}")
 
 
-def _records_in(path: str) -> int:
+def _records_in(path: str, remedy: str) -> int:
     try:
         return len(ArrayRecordDataSource([path]))
     except RuntimeError as error:
-        raise InputError(
-            f"{path}: is broken ({str(error)[:120]}); delete the shard and run prepare again"
-        ) from error
+        raise InputError(f"{path}: is broken ({str(error)[:120]}); {remedy}") from error
 
 
 def scan_records(dataset: Dataset, split: str) -> Shards:

@@ -124,7 +124,10 @@ def _tell_of_missing(out: pathlib.Path, series: list[str]) -> None:
     before = {entry["series_uid"] for entry in json.loads((out / NAME).read_text())["scans"]}
     missing = len(before - set(series))
     if missing == len(before) > 0:
-        raise InputError(f"{out}: was prepared from other scans; choose another --out")
+        raise InputError(
+            f"{out}: was prepared from other scans; choose another --out, or another --workdir of "
+            "main"
+        )
     if missing:
         print(f"{out}: {missing} scans of before are not there any more and are left out")
 

@@ -78,9 +78,6 @@ def prepare_scan(
     done = _finished(entry_path, wanted)
     if done is not None:
         return done
-    if entry_path.exists():  # neither it nor the manifest vouches for shards that change now
-        (out / MANIFEST).unlink(missing_ok=True)
-        entry_path.unlink(missing_ok=True)
     scan, matches = dataset.read_matched(series_uid)
     volume = make_volume(scan, settings.spacing_mm, settings.margin_mm)
     labels = make_labels(scan.findings, volume)
@@ -93,6 +90,9 @@ def prepare_scan(
         "background": lung_blocks(volume.hu, labels, volume.lungs, settings),
         "scan": [ScanRecord(name, volume, scan.findings)],
     }
+    if entry_path.exists():  # neither it nor the manifest vouches for shards that change now
+        (out / MANIFEST).unlink(missing_ok=True)
+        entry_path.unlink(missing_ok=True)
     files = {}
     for kind, contents in records.items():
         path = folder / f"{name}.{kind}.arrayrecord"

@@ -73,8 +73,8 @@ def measure_both(a: pathlib.Path, b: pathlib.Path, split: str) -> tuple[Measured
         now = (scoring.VERSION, candidates.VERSION)
         old, other = (b, a) if _versions(settings) == now else (a, b)
         raise InputError(
-            f"{old}: was scored by another version of lung_unet than {other}; score it anew, with "
-            f"python -m lung_unet.evaluate --split={split}"
+            f"{old}: was scored by another version of lung_unet than {other}; score it anew, by "
+            f"lung_unet.evaluate --split={split} as before"
         )
     both = sorted(first.keys() & second.keys())
     if not both:

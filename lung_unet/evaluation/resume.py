@@ -53,7 +53,7 @@ def saved(checkpoint: pathlib.Path) -> int | None:
         return json.loads(path.read_text())["commit_timestamp_nsecs"] if path.is_file() else None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: is broken ({error}); remove {checkpoint} and run again, for the next best"
+            f"{path}: is broken ({error}); move {checkpoint} away and run again, for the next best"
         ) from error
 
 

@@ -20,7 +20,7 @@ from lung_unet.evaluation.pictures import draw_pictures
 from lung_unet.evaluation.uncertainty import boundary, regions_of
 from lung_unet.evaluation.voxel import NoduleScore, score
 
-VERSION = 1  # raised where something else is kept of a scan
+VERSION = 2  # raised where something else is kept of a scan
 
 
 def score_scan(

@@ -78,7 +78,7 @@ def data_settings(proposal: Proposal, dataset: Dataset) -> dict[str, Any]:
     folder = dataset.folder.absolute()
     other = folder.with_name(f"{folder.name}_planned")
     if (other / NAME).exists():  # of another plan perhaps
-        there = Dataset(other, fold=None)
+        there = Dataset(other, fold=None, shards=False)
         if (there.spacing_mm, there.block) != (proposal.spacing_mm, block):
             sizes = "x".join(map(str, block))
             other = folder.with_name(f"{other.name}_{proposal.spacing_mm:g}mm_{sizes}")
@@ -93,12 +93,13 @@ def data_settings(proposal: Proposal, dataset: Dataset) -> dict[str, Any]:
 
 
 def prepare_again(dataset: Dataset, config_file: pathlib.Path, out: str) -> str:
-    """The command that prepares a dataset's scans anew, with a plan's configuration."""
+    """The command that prepares a dataset's scans anew, with a plan's configuration; XML and FILE
+    are those that it was prepared with."""
     words = f"python -m lung_unet.prepare --config={config_file} --luna16=SCANS --out={out}"
     if dataset.manifest["counts"]["scans_with_outlines"]:
-        words += " --lidc_xml=XML (unless SCANS holds it)"
+        words += " --lidc_xml=XML"
     if dataset.manifest["settings"]["pseudonym_key"]:
-        words += " --pseudonym_key=FILE, the same key"
+        words += " --pseudonym_key=FILE"
     return words
 
 

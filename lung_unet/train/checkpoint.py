@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from lung_unet.errors import InputError
+from lung_unet.errors import OUT_OF_MEMORY, InputError
 from lung_unet.files import write_text
 from lung_unet.parallel.distributed import gather
 from lung_unet.parallel.mesh import REPLICATED
@@ -244,26 +244,34 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=items)["params"], step
         except Exception as error:  # whatever garbled bytes lead to
+            if OUT_OF_MEMORY in str(error):
+                raise
             path, reason = self.folder / str(step), _reason(error)
             stored = _shapes_in(path / "params")
-            if stored and stored != sorted(x.shape for x in jax.tree.leaves(params)):
+            if stored and stored != _shapes(params):
                 raise InputError(
                     f"{path}: is of another model ({reason}); use the configuration that it was "
                     "trained with"
                 ) from error
             raise InputError(
-                f"{path}: is broken ({reason}); remove it and run again, for the next best"
+                f"{path}: cannot be read ({reason}); put that right, or, if it is broken, move it "
+                "away and run again, for the next best"
             ) from error
 
 
-def _shapes_in(item: pathlib.Path) -> list[tuple[int, ...]]:
-    """The shapes of the arrays that an item of a checkpoint should hold; [] where none can tell."""
+def _shapes(tree: dict) -> dict[tuple[str, ...], tuple[int, ...]]:
+    leaves = jax.tree.leaves_with_path(tree)
+    return {tuple(str(key.key) for key in path): tuple(x.shape) for path, x in leaves}
+
+
+def _shapes_in(item: pathlib.Path) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Names and shapes of the arrays that an item of a checkpoint should hold; {} where nothing
+    tells."""
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            metadata = checkpointer.metadata(item).item_metadata
-        return sorted(tuple(x.shape) for x in jax.tree.leaves(metadata.tree))
+            return _shapes(checkpointer.metadata(item).item_metadata.tree)
     except Exception:  # whatever garbled bytes lead to
-        return []
+        return {}
 
 
 def _kept(state: TrainState) -> str:

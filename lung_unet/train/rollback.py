@@ -75,11 +75,13 @@ class Skipped:
         """
         if len(self._steps) >= self._most:
             where = "no checkpoint was saved" if good is None else f"{folder}/{good} is good"
+            free = "config.train.on_nan=rollback, which leaves such batches out"
+            if self._most:
+                free = f"a config.train.max_rollbacks above {self._most}"
             after = f" after {len(self._steps)} rollbacks" if self._steps else ""
             raise InputError(
-                f"{bad}{after}; {where}: run again with --config.train.on_nan=rollback, which "
-                "leaves such batches out, or with a lower config.optimizer.learning_rate or "
-                "clip_norm in another --workdir"
+                f"{bad}{after}; {where}: run again with {free}, or with a lower "
+                "config.optimizer.learning_rate or clip_norm in another --workdir"
             )
         self._steps.append(bad.step)
         if jax.process_index() == 0:

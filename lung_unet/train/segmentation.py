@@ -42,8 +42,8 @@ class Segmentation:
         )
 
     def validation_batches(self, shard: int, shards: int) -> list[dict[str, np.ndarray]]:
-        if shard == 0 and not any(e["nodules"] for e in self.dataset.scans("validation")):
-            print("validation: its scans have no nodule; the latest checkpoint counts as the best")
+        if shard == 0:
+            self._tell()
         return pipeline.validation_batches(
             self.dataset,
             patch=tuple(self.config.data.patch),
@@ -53,6 +53,19 @@ class Segmentation:
             shard=shard,
             shards=shards,
         )
+
+    def _tell(self) -> None:
+        """Prints what of the data may not be meant."""
+        if not any(e["nodules"] for e in self.dataset.scans("validation")):
+            print("validation: its scans have no nodule; the latest checkpoint counts as the best")
+        manifest, data = self.dataset.manifest, self.config.data
+        readers = manifest["settings"]["min_readers"]
+        outlined = manifest["counts"]["scans_with_outlines"]
+        if data.label == "consensus" and data.consensus > readers and outlined:
+            print(
+                f"config.data.consensus = {data.consensus}: nodules that only {readers} readers "
+                "outlined have no voxel to train on, but are scored"
+            )
 
     def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
         """Mean loss, and Dice over all voxels of the validation patches, if any is nodule: else

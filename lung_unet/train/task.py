@@ -71,13 +71,7 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"config.{name} = {value}: choose 0 or more")
     if config.task == "segmentation":
         make_loss(config)
-        data = config.data
-        if agreement(data) > data.min_readers:
-            raise InputError(
-                f"config.data.consensus = {data.consensus}: nodules of only "
-                f"config.data.min_readers = {data.min_readers} would have no voxel; lower it, or "
-                f"set both to {data.consensus} and prepare the scans with that"
-            )
+        agreement(config.data)
     elif (config.mesh.space, config.train.accumulate) != (1, 1):
         raise InputError(
             "config.mesh.space and config.train.accumulate: leave both at 1, crops are small"

@@ -298,15 +298,20 @@ def test_an_annotation_takes_the_readers_outline_or_becomes_a_sphere(folder, mak
     assert not scan.ignore[outlined]
 
 
-def test_an_outline_is_that_of_one_annotation_alone(folder, make_scan):
-    """A second row near it is a nodule of its own: it does not change the first."""
+@pytest.mark.parametrize("nearest_first", [True, False])
+def test_an_outline_is_that_of_the_nearest_annotation_alone(folder, make_scan, nearest_first):
+    """A second row near it is a nodule of its own, wherever it stands in the table."""
     grid, centre = make_scan(0)[2:]
     outlined = tuple(int(v) for v in np.rint(grid.to_voxel(centre)))
     write_xml(folder / "lidc_xml" / "a.xml", UID, grid, *[[outlined]] * 3)
-    append(folder / "annotations.csv", row(UID, centre + np.array([0, 0, 9.0]), 6.0))
+    table = folder / "annotations.csv"
+    header, *rows = table.read_text().splitlines()
+    other = row(UID, centre + np.array([0, 0, 9.0]), 6.0)
+    rows = [*rows, other] if nearest_first else [other, *rows]
+    table.write_text("\n".join([header, *rows]) + "\n")
     scan, matches = Luna16(folder).read_matched(UID)
-    assert [m.finding for m in matches] == [0, None]
-    assert sorted(f.diameter_mm for f in scan.findings) == [6.0, 20.0]
+    assert {m.mark.diameter_mm: m.finding for m in matches} == {20.0: 0, 6.0: None}
+    assert [f.diameter_mm for f in scan.findings] == [20.0, 6.0]
     np.testing.assert_allclose(scan.findings[0].centre_mm, centre)
 
 

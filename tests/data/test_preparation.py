@@ -108,6 +108,15 @@ def test_a_broken_scan_is_named_and_the_others_are_kept(folder, tmp_path, settin
     assert left.items() <= contents(prepared).items()
 
 
+def test_what_cannot_be_read_again_leaves_what_was_prepared(folder, done, settings):
+    data = folder / "subset3" / "1.2.3.zraw"
+    data.write_bytes(data.read_bytes()[:-500])
+    before = contents(done)
+    with pytest.raises(InputError, match="copy it again"):
+        prepare(folder, done, settings, workers=1)
+    assert contents(done) == before
+
+
 def test_an_error_of_the_file_system_is_one_line(luna16, tmp_path, settings):
     (tmp_path / "subset2").write_text("a file where a folder must be")
     with pytest.raises(InputError, match=r"subset2.*finished scans are kept") as error:

@@ -73,7 +73,7 @@ def test_rolled_back_equals_a_run_that_never_had_the_batch(config, dataset, tmp_
 def test_a_run_that_goes_wrong_again_and_again_stops(config, dataset, tmp_path):
     config.train.update(steps=6, on_nan="rollback", max_rollbacks=2)
     config.optimizer.learning_rate = float("inf")
-    with pytest.raises(InputError, match="after 2 rollbacks; no checkpoint was saved"):
+    with pytest.raises(InputError, match=r"after 2 rollbacks; no checkpoint was saved.*above 2"):
         loop.train(config, dataset, tmp_path)
 
 

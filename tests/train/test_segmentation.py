@@ -30,12 +30,29 @@ def test_without_a_nodule_there_is_no_dice(config, dataset, capsys):
     assert "validation: its scans have no nodule" in capsys.readouterr().out
 
 
-def test_more_readers_than_a_nodule_has_cannot_agree(config):
-    check(config)
+def test_more_readers_than_a_nodule_has_cannot_agree(config, dataset, capsys):
     config.data.consensus = 4
-    with pytest.raises(InputError, match=r"config\.data\.consensus = 4: nodules of only .* = 3"):
+    for label, outlined, told in (
+        ("consensus", 0, False), ("consensus", 3, True), ("soft", 3, False), ("any", 3, False),
+    ):  # fmt: skip
+        config.data.label = label
+        dataset.manifest["counts"]["scans_with_outlines"] = outlined
+        Segmentation(config, dataset).validation_batches(0, 1)
+        said = "consensus = 4: nodules that only 3 readers outlined" in capsys.readouterr().out
+        assert said == told
+    dataset.manifest["settings"]["min_readers"] = 4
+    config.data.label = "consensus"
+    Segmentation(config, dataset).validation_batches(0, 1)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [("data.label", "most", "config.data.label"), ("loss.name", "none", "config.loss.name"),
+     ("optimizer.name", "none", "config.optimizer.name")],
+)  # fmt: skip
+def test_choices_are_refused_before_data_are_made(config, field, value, said):
+    check(config)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=said):
         check(config)
-    config.data.label = "any"
-    check(config)
-    config.data.update(label="soft", min_readers=4)
-    check(config)
