@@ -64,13 +64,16 @@ def test_runs_are_averaged_by_one_program_a_network(runs, dataset):
 def test_several_runs_predict_with_the_thresholds_chosen_for_them(
     runs, dataset, oracle, luna16, tmp_path
 ):
-    runs, scan, chosen = runs[:2], luna16 / "subset0" / "1.2.0.mhd", tmp_path / "together"
+    others, runs = runs[1:], runs[:2]
+    scan, chosen = luna16 / "subset0" / "1.2.0.mhd", tmp_path / "together"
     members = [member(run, 0) for run in runs]
     point = choose(oracle(dataset), runs[0].config, dataset, chosen, members)
     workdirs = [run.workdir for run in runs]
     with pytest.raises(InputError, match="chosen yet for these together"):
-        predict(workdirs[::-1], scan, tmp_path / "out", thresholds=chosen)
-    predict(workdirs, scan, tmp_path / "out", "onnx", thresholds=chosen)
+        predict([run.workdir for run in others], scan, tmp_path / "out", thresholds=chosen)
+    predict(
+        workdirs[::-1], scan, tmp_path / "out", "onnx", thresholds=chosen
+    )  # a mean has no order
     found = json.loads((tmp_path / "out" / "1.2.0_findings.json").read_text())
     assert found["threshold"] == point.threshold and found["checkpoint_step"] == [0, 0]
 

@@ -29,15 +29,7 @@ def conv_stage(
 
 
 def plain(model: ConfigDict, strides: list[Axes], **block: Any) -> nnx.List:
-    """`config.model.convs` convolutions a level (Çiçek et al. 2016, arXiv 1606.06650).
-
-    Raises:
-      InputError: residual blocks are asked for.
-    """
-    if model.blocks:
-        raise InputError(
-            f"config.model.blocks = {tuple(model.blocks)}: is for config.model.encoder = residual"
-        )
+    """`config.model.convs` convolutions a level (Çiçek et al. 2016, arXiv 1606.06650)."""
     return nnx.List(
         conv_stage(a, b, model.convs, stride, **block)
         for (a, b), stride in zip(pairwise((1, *model.channels)), strides, strict=True)

@@ -37,7 +37,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         ("ema", 0 <= c.ema < 1, "0 (no average) to below 1"),
         ("momentum", 0 <= c.momentum < 1, "0 to below 1"),
         ("clip_norm", c.clip_norm > 0, "above 0, inf for no clipping"),
-        ("learning_rate", c.learning_rate > 0, "above 0"),
+        ("learning_rate", c.learning_rate >= 0, "0 or more"),
         ("weight_decay", c.weight_decay >= 0, "0 or more"),
     ):
         if not possible:

@@ -98,7 +98,6 @@ def test_bfloat16_computes_close_to_float32(config):
         ({"dtype": "float31"}, "config.model.dtype"),
         ({"dtype": "int8"}, "config.model.dtype"),  # a type, with a gradient of 0
         ({"strides": ((2.0, 2, 2),)}, "config.model.strides"),
-        ({"blocks": (1, 2)}, "config.model.blocks"),
         ({"channels": (4, 8, 16, 16, 16, 16)}, "config.data.patch"),
         ({"strides": ((2, 2, 2), (2, 2, 2))}, "config.model.strides"),
         ({"strides": (2,)}, "config.model.strides"),

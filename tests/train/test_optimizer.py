@@ -102,7 +102,7 @@ def test_a_decay_that_cannot_be_is_refused(config, decay):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("clip_norm", 0.0), ("clip_norm", -1.0), ("learning_rate", -0.1), ("learning_rate", 0.0),
+    [("clip_norm", 0.0), ("clip_norm", -1.0), ("learning_rate", -0.1),
      ("learning_rate", float("nan")), ("weight_decay", -1e-5), ("momentum", 1.5)],
 )  # fmt: skip
 def test_a_number_that_trains_nothing_or_uphill_is_refused(config, field, value):
