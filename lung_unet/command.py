@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from lung_unet.allocator import keep_freed_memory
-from lung_unet.errors import OUT_OF_MEMORY, InputError, out_of_memory
+from lung_unet.errors import InputError, out_of_memory
 
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -40,9 +40,10 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
         except InputError as error:
             sys.exit(f"error: {error}")
         except RuntimeError as error:  # XLA's; JAX is not imported here
-            if OUT_OF_MEMORY not in str(error):
+            told = out_of_memory(error)
+            if told is None:
                 raise
-            sys.exit(f"error: {out_of_memory(error)}")
+            sys.exit(f"error: {told}")
         except BrokenPipeError:
             if not _nobody_reads(sys.stdout.fileno()):
                 raise  # another pipe's

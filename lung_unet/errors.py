@@ -1,15 +1,18 @@
 """The one exception for what a user can put right."""
 
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status, in the text of its errors
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status, in the text of its errors; no type tells
 
 
 class InputError(Exception):
     """Bad input, told in one line that names the file and the remedy; commands exit 1 with it."""
 
 
-def out_of_memory(error: BaseException) -> str:
-    """What to say where XLA found no memory on the device."""
-    told = str(error).partition(OUT_OF_MEMORY)[2].partition("\n")[0].strip(" :")
+def out_of_memory(error: BaseException) -> str | None:
+    """What to say where XLA found no memory on the device; None if the error is another."""
+    _, status, text = str(error).partition(OUT_OF_MEMORY)
+    told = text.partition("\n")[0].strip(" :")
+    if not status:
+        return None
     return (
         f"out of memory on the device ({told}); for training see config.train.batch_size, "
         "train.accumulate, model.remat and data.patch, for prediction config.evaluation.batch_size "

@@ -74,7 +74,8 @@ def test_too_little_memory_on_the_device_is_one_line():
     assert line.startswith("error: out of memory on the device (")
     assert "config.train.batch_size" in line
     assert "Traceback" not in done.stderr
-    assert out_of_memory(RuntimeError("INTERNAL: RESOURCE_EXHAUSTED: ")).startswith("out of memory")
+    told = out_of_memory(RuntimeError("INTERNAL: RESOURCE_EXHAUSTED: "))
+    assert told and told.startswith("out of memory")
 
 
 def test_a_bug_keeps_its_traceback():

@@ -22,7 +22,7 @@ import jax
 from jax._src.clusters import ClusterEnv  # as jax.distributed.initialize uses it
 from jax._src.distributed import global_state  # JAX has no public barrier with a time limit
 
-from lung_unet.errors import OUT_OF_MEMORY, InputError, out_of_memory
+from lung_unet.errors import InputError, out_of_memory
 from lung_unet.parallel.tunnel import Tunnel
 from lung_unet.parallel.watch import STOP, Watch
 
@@ -107,8 +107,9 @@ def job(timeout_s: float) -> Iterator[None]:
     except SystemExit:
         raise
     except BaseException as error:
-        if OUT_OF_MEMORY in str(error):
-            print(f"error: {out_of_memory(error)}", file=sys.stderr, flush=True)
+        told = out_of_memory(error)
+        if told:
+            print(f"error: {told}", file=sys.stderr, flush=True)
         else:
             sys.excepthook(*sys.exc_info())
         os._exit(1)

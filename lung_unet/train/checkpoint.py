@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from lung_unet.errors import OUT_OF_MEMORY, InputError
+from lung_unet.errors import InputError, out_of_memory
 from lung_unet.files import write_text
 from lung_unet.parallel.distributed import gather
 from lung_unet.parallel.mesh import REPLICATED
@@ -244,7 +244,7 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=items)["params"], step
         except Exception as error:  # whatever garbled bytes lead to
-            if OUT_OF_MEMORY in str(error):
+            if out_of_memory(error):
                 raise
             path, reason = self.folder / str(step), _reason(error)
             stored = _shapes_in(path / "params")
