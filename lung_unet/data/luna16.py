@@ -22,13 +22,13 @@ from lung_unet.data.images import grid_of, hounsfield, read_image
 from lung_unet.data.lungs import LEFT, RIGHT, segment_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import read_patients, together
-from lung_unet.data.scan import ALL_READERS, READERS, Finding, Grid, Scan
+from lung_unet.data.scan import Finding, Grid, Scan
+from lung_unet.data.spheres import covers, excluded, ignored, sphere
 from lung_unet.errors import InputError
 from lung_unet.files import files_in
 
 MIN_READERS = 3  # LUNA16 counts a nodule that three of the four readers outlined
 LUNGS_OFF_GRID = 1.0  # voxels: the crop has a margin
-EXCLUDED_MM = 10.0  # LUNA16's evaluation takes this diameter where none is given
 TABLE_FOLDERS = ("", "evaluationScript/annotations", "annotations", "evaluationScript")
 
 
@@ -146,11 +146,11 @@ class Luna16:
             marks = lidc.read_marks(self.outlines[series_uid])[series_uid]
             findings = list(lidc.findings(marks, grid, self.min_readers))
         annotated = self.annotations.get(series_uid, [])
-        outlined = _matched(findings, annotated, min(self.min_readers, MIN_READERS))
+        outlined = _matched(findings, annotated, min(self.min_readers, MIN_READERS), grid)
         matches = []
         for row, mark in enumerate(annotated):
             at = grid.to_voxel(mark.centre_mm)
-            if not ((at > -1) & (at < grid.shape)).all() or mark.diameter_mm <= 0:
+            if not grid.holds(mark.centre_mm) or mark.diameter_mm <= 0:
                 raise InputError(
                     f"{self.annotations_path}: line {mark.line}: a {mark.diameter_mm:g} mm nodule "
                     f"at voxel {np.rint(at).astype(int).tolist()} (z, y, x) lies outside scan "
@@ -164,12 +164,12 @@ class Luna16:
                     findings[index], centre_mm=mark.centre_mm, diameter_mm=mark.diameter_mm
                 )
             matches.append(Match(mark, index))
-        for mark in self.excluded.get(series_uid, []):
-            at = grid.to_voxel(mark.centre_mm)
-            if ((at > -1) & (at < grid.shape)).all() and not _outlined(findings, at):
-                diameter = mark.diameter_mm if mark.diameter_mm > 0 else EXCLUDED_MM
-                findings.append(sphere(mark.centre_mm, diameter, grid, included=False))
-        return tuple(findings), matches
+        findings += [
+            excluded(mark.centre_mm, mark.diameter_mm, grid)
+            for mark in self.excluded.get(series_uid, [])
+            if grid.holds(mark.centre_mm)
+        ]
+        return tuple(ignored(findings, grid)), matches
 
     def fingerprint(self, series_uid: str) -> str:
         """A hash that changes when anything the scan is read from changes."""
@@ -198,42 +198,18 @@ def _opened(root: pathlib.Path, lidc_xml: str | pathlib.Path | None) -> Luna16:
     return Luna16(root, lidc_xml)
 
 
-def sphere(centre_mm: np.ndarray, diameter_mm: float, grid: Grid, included: bool) -> Finding:
-    """A finding whose outline is not known: a ball, of all readers if it counts, else of none.
-
-    It covers the voxel nearest to the centre at least, so that no nodule falls between slices.
-    """
-    radius = diameter_mm / 2
-    centre = grid.to_voxel(centre_mm)
-    reach = radius / grid.spacing_mm
-    low = np.maximum(0, np.floor(centre - reach).astype(int))
-    high = np.minimum(grid.shape, np.ceil(centre + reach).astype(int) + 1)
-    offsets = (np.arange(l, h) for l, h in zip(low, high, strict=True))
-    axes = [(o - c) * s for o, c, s in zip(offsets, centre, grid.spacing_mm, strict=True)]
-    z, y, x = np.meshgrid(*axes, indexing="ij")
-    distance = z**2 + y**2 + x**2
-    inside = distance <= max(radius**2, distance.min())
-    return Finding(
-        centre_mm,
-        diameter_mm,
-        readers=READERS if included else 0,
-        included=included,
-        low=low,
-        reader_bits=inside * np.uint8(ALL_READERS if included else 1),
-        outlined=False,
-    )
-
-
 def _matched(
-    findings: list[Finding], marks: Sequence[tables.Mark], min_readers: int
+    findings: list[Finding], marks: Sequence[tables.Mark], min_readers: int, grid: Grid
 ) -> dict[int, int]:
     """The outlined finding of each mark that has one: nearest pairs first, one to one, of which the
-    centres lie within the larger radius."""
+    centres lie within the larger radius, or the mark's on the outline (a reader may have drawn two
+    lesions as one, which moves the centre)."""
     pairs = []
     for row, mark in enumerate(marks):
         for number, finding in enumerate(findings):
             distance = float(np.linalg.norm(finding.centre_mm - mark.centre_mm))
             near = distance <= max(finding.diameter_mm, mark.diameter_mm) / 2
+            near = near or covers(finding, mark.centre_mm, grid)
             if near and finding.readers >= min_readers and finding.reader_bits.any():
                 pairs.append((distance, row, number))
     matched: dict[int, int] = {}
@@ -241,16 +217,6 @@ def _matched(
         if row not in matched and number not in matched.values():
             matched[row] = number
     return matched
-
-
-def _outlined(findings: list[Finding], at: np.ndarray) -> bool:
-    """Whether an outline covers the voxel, so that an excluded mark there adds nothing."""
-    for finding in findings:
-        inside = np.rint(at).astype(int) - finding.low
-        bits = finding.reader_bits
-        if ((inside >= 0) & (inside < bits.shape)).all() and bits[tuple(inside)]:
-            return True
-    return False
 
 
 def _by_series(marks: list[tables.Mark]) -> dict[str, list[tables.Mark]]:

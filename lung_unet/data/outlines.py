@@ -70,8 +70,13 @@ def _holes(free: np.ndarray) -> np.ndarray:
 
 
 def consensus(votes: np.ndarray, readers: int) -> np.ndarray:
-    """bool: the voxels that at least half of the readers of a finding outlined."""
-    return 2 * votes >= readers
+    """bool: the voxels that at least half of the readers of a finding outlined.
+
+    All that any outlined where there are none, as where a session beyond the fourth joins what the
+    others drew apart.
+    """
+    agreed = 2 * votes >= readers
+    return agreed if agreed.any() else votes > 0
 
 
 def findings(marks: Sequence[Mark], grid: Grid, min_readers: int = 3) -> list[Finding]:

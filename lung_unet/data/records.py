@@ -67,17 +67,18 @@ def decode(record: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     return header, arrays
 
 
-def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
-    """Writes a shard, whole or not at all.
+def write_records(path: pathlib.Path, records: Iterable[bytes]) -> int:
+    """Writes a shard, whole or not at all; returns how many records it has.
 
     Raises:
       OSError: it cannot be written; ArrayRecord itself has RuntimeError for that.
     """
     with atomic_path(path) as temporary:
         try:
-            writer = ArrayRecordWriter(str(temporary), "group_size:1,zstd:1")
+            writer, count = ArrayRecordWriter(str(temporary), "group_size:1,zstd:1"), 0
             for record in records:
                 writer.write(record)
+                count += 1
             writer.close()
         except RuntimeError as error:
             known = (code for code in errno.errorcode if os.strerror(code) in str(error))
@@ -85,6 +86,7 @@ def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
             raise OSError(code, os.strerror(code), str(path)) from error
         with open(temporary, "rb") as file:
             os.fsync(file)  # a size that a power cut leaves without its contents would pass
+    return count
 
 
 def _stored(array: np.ndarray) -> list[bytes]:

@@ -35,6 +35,11 @@ class Grid:
             / self.spacing_mm
         )
 
+    def holds(self, points_mm: ArrayLike) -> np.ndarray:
+        """bool (...): whether world positions (..., 3) mm, z, y, x, lie within a voxel of it."""
+        at = self.to_voxel(points_mm)
+        return np.asarray(((at > -1) & (at < self.shape)).all(-1))
+
     def crop(self, low: Iterable[int], high: Iterable[int]) -> "Grid":
         """The grid of array[low:high]."""
         z, y, x = (int(h - l) for l, h in zip(low, high, strict=True))
@@ -82,10 +87,10 @@ class Finding:
     """One thing that readers marked, or that LUNA16 lists.
 
     `reader_bits` (z, y, x) uint8 has bit r set where the outline of reader r covers the voxel, of
-    the box of the scan that starts at voxel `low`; it is empty for a finding given by one point
-    only. `included` says whether it counts (LUNA16: at least three readers); otherwise it is
-    ignored. A mark of annotations_excluded.csv has no readers; its bit only says what to ignore.
-    `outlined` is false where one shape stands for all readers: a sphere, a label of one's own.
+    the box of the scan that starts at voxel `low`; it is empty for a point that another finding
+    covers. `included` says whether it counts (LUNA16: at least three readers); otherwise it is
+    ignored. `outlined` is false where one shape stands for all readers, or for none: a sphere, a
+    label of one's own. The bit of one that does not count only says what to ignore.
     """
 
     centre_mm: np.ndarray  # (3,) world, z, y, x
@@ -137,7 +142,7 @@ class Scan:
     def votes(self) -> np.ndarray:
         """uint8: the number of readers whose outline covers each voxel, whatever counts."""
         votes = np.zeros(self.grid.shape, np.uint8)
-        for finding in (f for f in self.findings if f.readers):
+        for finding in (f for f in self.findings if f.included or f.outlined):
             np.maximum(votes[finding.box], finding.votes, out=votes[finding.box])
         return votes
 

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from lung_unet.files import write_text
 MANIFEST = "manifest.json"
 KINDS = ("nodule", "background", "scan")
 MIN_LUNG = 0.05  # of a background block
-FORMAT = 5  # of what is stored; a folder of another cannot be read
+FORMAT = 6  # of what is stored; a folder of another cannot be read
 PERCENTILES = (0.5, 50.0, 99.5)  # of a nodule's HU, as nnU-Net's fingerprint
 NO_LUNGS = "none found, the whole scan is used"
 
@@ -83,9 +83,9 @@ def prepare_scan(
     labels = make_labels(scan.findings, volume)
     counted = [f for f in scan.findings if f.included]
     rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
-    centres = [volume.grid.to_voxel(f.centre_mm) for f in counted]
-    centres = [at for at in centres if ((at > -1) & (at < volume.grid.shape)).all()]
-    records: dict[str, Sequence[Block | ScanRecord]] = {
+    centres = [f.centre_mm for f in counted if volume.grid.holds(f.centre_mm)]
+    centres = list(map(volume.grid.to_voxel, centres))
+    records: dict[str, Iterable[Block | ScanRecord]] = {  # blocks one by one: they are large
         "nodule": nodule_blocks(volume.hu, labels, centres, settings, rng),
         "background": lung_blocks(volume.hu, labels, volume.lungs, settings),
         "scan": [ScanRecord(name, volume, scan.findings)],
@@ -96,11 +96,11 @@ def prepare_scan(
     files = {}
     for kind, contents in records.items():
         path = folder / f"{name}.{kind}.arrayrecord"
-        write_records(path, (record.encode() for record in contents))
+        count = write_records(path, (record.encode() for record in contents))
         files[kind] = {
             "name": f"{folder.name}/{path.name}",
             "bytes": path.stat().st_size,
-            "records": len(contents),
+            "records": count,
         }
     inside, source = volume.hu[volume.lungs], scan.grid.to_lps()[0]
     entry = {
@@ -122,7 +122,7 @@ def prepare_scan(
             }
             for f in counted
         ],
-        "ignored_findings": len(scan.findings) - len(counted),
+        "ignored_findings": sum(f.reader_bits.any() and not f.included for f in scan.findings),
         "ignored_voxels": int(np.count_nonzero(labels == IGNORE)),
         "spheres": [
             {
@@ -177,20 +177,18 @@ def nodule_blocks(
     centres: list[np.ndarray],
     settings: Settings,
     rng: np.random.Generator,
-) -> list[Block]:
+) -> Iterator[Block]:
     """Blocks around each nodule's centre, which lies anywhere in the middle half of the block."""
     size = np.array(settings.block)
-    blocks = []
     for centre in centres:
         for _ in range(settings.nodule_blocks):
             offset = rng.uniform(size / 4, size * 3 / 4)
-            blocks.append(_cut(hu, labels, np.rint(centre - offset).astype(int), size, centre))
-    return blocks
+            yield _cut(hu, labels, np.rint(centre - offset).astype(int), size, centre)
 
 
 def lung_blocks(
     hu: np.ndarray, labels: np.ndarray, lungs: np.ndarray, settings: Settings
-) -> list[Block]:
+) -> Iterator[Block]:
     """Blocks that tile the volume evenly, less those with hardly any lung."""
     size = np.array(settings.block)
     counts = np.maximum(1, np.ceil(np.array(hu.shape) / size)).astype(int)
@@ -198,12 +196,10 @@ def lung_blocks(
         np.rint(np.linspace(0, max(0, n - m), k)).astype(int)
         for n, m, k in zip(hu.shape, size, counts, strict=True)
     ]
-    blocks = []
     for low in np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3):
         box = tuple(map(slice, low, low + size))
         if lungs[box].sum() >= MIN_LUNG * np.prod(size):
-            blocks.append(_cut(hu, labels, low, size, None))
-    return blocks
+            yield _cut(hu, labels, low, size, None)
 
 
 def _cut(

@@ -393,6 +393,13 @@ def test_only_nodules_that_enough_readers_outlined_are_included(find):
     assert not any(f.included for f in find(point, point, point, point))
 
 
+def test_what_only_a_fifth_session_joins_has_a_place(find):
+    apart = [block(y=y, x=x, side=3) for y, x in ((10, 10), (10, 30), (30, 10), (30, 30))]
+    (found,) = find(*apart, block(y=8, x=8, side=30))
+    assert np.isfinite(found.centre_mm).all() and found.diameter_mm > 0 and found.readers == 4
+    assert (found.votes == 1).sum() == 4 * 9
+
+
 def test_points_have_a_place_and_no_votes(find):
     small = nodule(roi(z_of(1), [(10, 12)]), texture="")
     point, other = find(small, small + small, non_nodule(z_of(5), 40, 50))

@@ -8,7 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
-from lung_unet.data.luna16 import Luna16, read_scan, sphere
+from lung_unet.data import phantom
+from lung_unet.data.luna16 import Luna16, read_scan
+from lung_unet.data.outlines import Mark, Region
 from lung_unet.data.phantom import write_metaimage
 from lung_unet.data.scan import Grid
 from lung_unet.errors import InputError
@@ -71,30 +73,6 @@ def test_unknown_series(luna16):
     refused(luna16, "1.2.9 is not in subset0..9", read="1.2.9")
 
 
-@pytest.mark.parametrize("diameter_mm", [8.0, 15.0, 22.0])
-def test_a_sphere_has_its_volume(diameter_mm):
-    grid = Grid((60, 60, 60), np.array([1.0, 0.7, 0.7]), np.array([-100.0, 5, 6]))
-    centre = grid.to_world([31.3, 28.8, 30.4])
-    finding = sphere(centre, diameter_mm, grid, included=True)
-    volume = (finding.votes == 4).sum() * 0.49
-    assert volume == pytest.approx(np.pi / 6 * diameter_mm**3, rel=0.05)
-    middle = grid.to_world(np.argwhere(finding.votes).mean(0) + finding.low)
-    np.testing.assert_allclose(middle, centre, atol=0.3)
-    assert (sphere(centre, diameter_mm, grid, included=False).votes.max()) == 1
-    assert finding.outlines() == []  # of readers
-
-
-@pytest.mark.parametrize("at", [(4.5, 4.5, 4.5), (-0.9, 3, 3), (9.4, 9.9, 0.2), (3.2, 9.9, -0.5)])
-def test_a_sphere_covers_a_voxel_at_least_and_stays_inside(at):
-    grid = Grid((10, 10, 10), np.array([5.0, 0.7, 0.7]), np.zeros(3))
-    finding = sphere(grid.to_world(at), 0.5, grid, included=True)
-    assert finding.votes.any()
-    assert (finding.low >= 0).all()
-    assert (finding.low + finding.votes.shape <= grid.shape).all()
-    nearest = np.argwhere(finding.votes) + finding.low
-    assert np.abs(nearest - at).max() <= 1
-
-
 # --- Tables ---------------------------------------------------------------------------------------
 
 
@@ -134,11 +112,44 @@ def test_excluded_findings_are_ignored_and_of_10_mm_where_no_size_is_given(folde
     assert [f.included for f in scan.findings] == [True, False, False]
 
 
-def test_an_excluded_mark_on_a_counted_nodule_adds_nothing(folder, make_scan):
+def test_an_excluded_mark_on_a_counted_nodule_ignores_no_voxel_and_stays_for_froc(
+    folder, make_scan
+):
     append(folder / "annotations_excluded.csv", row(UID, make_scan(0)[3] + 2.0, 30.0))
     scan = read_scan(folder, UID)
-    assert [f.included for f in scan.findings] == [True]
+    assert [(f.included, f.diameter_mm) for f in scan.findings] == [(True, 20.0), (False, 30.0)]
     assert not scan.ignore.any()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_each_row_of_the_excluded_is_kept_in_any_order(folder, make_scan, order):
+    """LUNA16 lists each reader's mark, and FROC takes each; where balls meet, all is ignored."""
+    grid, centre = make_scan(0)[2:]
+    away = [centre + np.array([0, 0, -40.0 + x]) for x in (0, 4, 8)][::order]
+    append(folder / "annotations_excluded.csv", *(row(UID, at, -1) for at in away))
+    scan = read_scan(folder, UID)
+    kept = [f for f in scan.findings if not f.included]
+    assert [f.diameter_mm for f in kept] == [-1] * 3
+    np.testing.assert_allclose([f.centre_mm for f in kept], away)
+    where = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1)
+    near = [np.linalg.norm(grid.to_world(where) - at, axis=-1) <= 5 for at in away]
+    np.testing.assert_array_equal(scan.ignore, np.any(near, 0) & (scan.votes == 0))
+
+
+def test_what_readers_marked_by_a_point_is_ignored_as_luna16_s_excluded_are(folder, make_scan):
+    grid, centre = make_scan(0)[2:]
+    at = np.rint(grid.to_voxel(centre)).astype(int)
+    at[2] -= 16
+    point = Mark(0, "non-nodule", (Region(float(grid.to_world(at)[0]), at[None, 1:]),), {}, "a.xml")
+    (folder / "lidc_xml").mkdir(exist_ok=True)
+    phantom.write_xml(folder / "lidc_xml" / "a.xml", UID, [point], grid)
+    (found,) = [f for f in read_scan(folder, UID).findings if not f.included]
+    scan = read_scan(folder, UID)
+    assert found.readers == 1 and not found.outlines() and scan.ignore[tuple(at)]
+    append(folder / "annotations_excluded.csv", row(UID, grid.to_world(at), -1))
+    both = Luna16(folder).read(UID)
+    assert len(both.findings) == len(scan.findings) + 1
+    np.testing.assert_array_equal(both.ignore, scan.ignore)
 
 
 def test_a_partial_download_works(folder):
@@ -313,6 +324,20 @@ def test_an_outline_is_that_of_the_nearest_annotation_alone(folder, make_scan, n
     assert {m.mark.diameter_mm: m.finding for m in matches} == {20.0: 0, 6.0: None}
     assert [f.diameter_mm for f in scan.findings] == [20.0, 6.0]
     np.testing.assert_allclose(scan.findings[0].centre_mm, centre)
+
+
+def test_an_outline_that_joins_two_lesions_is_still_the_annotation_s(folder, make_scan):
+    """One reader drew both as one, so that the centre lies beyond the annotation's radius."""
+    grid, centre = make_scan(0)[2:]
+    at = tuple(int(v) for v in np.rint(grid.to_voxel(centre)))
+    chain = [(at[0], at[1], at[2] - 5 * n) for n in range(5)]
+    write_xml(folder / "lidc_xml" / "a.xml", UID, grid, *[chain] * 3)
+    table = folder / "annotations.csv"
+    table.write_text(table.read_text().replace(row(UID, centre, 20.0), row(UID, centre, 4.0)))
+    scan, matches = Luna16(folder).read_matched(UID)
+    counted = [f for f in scan.findings if f.included]
+    assert [m.finding for m in matches] == [0] and len(counted) == 1
+    assert counted[0].diameter_mm == 4.0
 
 
 def test_outlines_in_a_folder_of_their_own(folder, tmp_path, make_scan):

@@ -38,6 +38,15 @@ def test_to_voxel_inverts_to_world(seed):
     np.testing.assert_allclose(grid.to_voxel(grid.to_world(points)), points, atol=1e-9)
 
 
+@few
+@seeds
+def test_a_grid_holds_what_lies_within_a_voxel_of_it(seed):
+    grid = random_grid(seed)
+    at = np.random.default_rng(seed).uniform(-2, 8, (50, 3))
+    inside = ((at > -1) & (at < SHAPE)).all(1)
+    np.testing.assert_array_equal(grid.holds(grid.to_world(at)), inside)
+
+
 def test_an_array_axis_runs_along_its_direction():
     direction = np.array([[0.0, 0, 1], [1, 0, 0], [0, -1, 0]])
     grid = Grid(SHAPE, np.array([2.0, 3.0, 5.0]), np.array([10.0, 20.0, 30.0]), direction)
@@ -124,10 +133,13 @@ def test_votes_are_the_largest_of_the_findings_at_each_voxel():
 
 
 def test_a_mark_of_no_reader_is_ignored_but_no_vote():
-    mark = dataclasses.replace(finding(False, (0, 0, 0), [[[1, 1]]]), readers=0)
-    scan = scan_of(mark)
-    assert not scan.votes.any()
-    assert scan.ignore.sum() == 2
+    for readers in (0, 1):  # a row of LUNA16's table, a point of one reader: a ball of neither
+        mark = dataclasses.replace(
+            finding(False, (0, 0, 0), [[[1, 1]]]), readers=readers, outlined=False
+        )
+        scan = scan_of(mark)
+        assert not scan.votes.any()
+        assert scan.ignore.sum() == 2
 
 
 @few

@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -90,8 +91,10 @@ def test_a_nodule_lies_in_the_middle_half_of_its_blocks():
     settings = Settings(block=(8, 12, 16), nodule_blocks=50)
     hu = numbered((40, 40, 40))
     centre = np.array([20.2, 19.7, 18.0])
-    blocks = nodule_blocks(
-        hu, np.zeros(hu.shape, np.uint8), [centre], settings, np.random.default_rng(0)
+    blocks = list(
+        nodule_blocks(
+            hu, np.zeros(hu.shape, np.uint8), [centre], settings, np.random.default_rng(0)
+        )
     )
     at = np.array([b.centre for b in blocks])
     assert {b.hu[b.centre] for b in blocks} == {hu[20, 20, 18]}
@@ -112,7 +115,7 @@ def test_a_nodule_at_the_end_of_the_volume_is_in_its_blocks(at):
         assert (block.hu != AIR_HU).all()  # moved inside the volume, not padded
 
 
-def covered(blocks: list[Block], shape) -> np.ndarray:
+def covered(blocks: Iterable[Block], shape) -> np.ndarray:
     """bool (z, y, x): which voxels are in a block; each voxel's value is its number."""
     seen = np.zeros(np.prod(shape), bool)
     for block in blocks:
@@ -129,7 +132,7 @@ def numbered(shape) -> np.ndarray:
 def test_background_blocks_tile_the_lungs(shape):
     settings = Settings(block=(10, 10, 10))
     labels = np.zeros(shape, np.uint8)
-    everywhere = lung_blocks(numbered(shape), labels, np.ones(shape, bool), settings)
+    everywhere = list(lung_blocks(numbered(shape), labels, np.ones(shape, bool), settings))
     assert covered(everywhere, shape).all()
     assert len(everywhere) == np.prod(np.ceil(np.array(shape) / 10))  # no more than it takes
     assert all(b.hu.shape == settings.block and b.centre is None for b in everywhere)
@@ -140,7 +143,7 @@ def test_background_blocks_of_hardly_any_lung_are_left_out():
     lungs = np.zeros(shape, bool)
     lungs[:10, :10, :10] = True
     lungs[0, 0, 10:14] = True
-    blocks = lung_blocks(numbered(shape), np.zeros(shape, np.uint8), lungs, settings)
+    blocks = list(lung_blocks(numbered(shape), np.zeros(shape, np.uint8), lungs, settings))
     assert len(blocks) == 1
     np.testing.assert_array_equal(blocks[0].hu, numbered(shape)[:10, :10, :10])
 
@@ -168,8 +171,8 @@ def test_a_volume_smaller_than_a_block_is_padded_with_air():
     hu, labels = np.full((5, 20, 6), 7, np.int16), np.ones((5, 20, 6), np.uint8)
     lungs = np.ones(hu.shape, bool)
     centre = np.array([2.0, 10.0, 5.0])
-    near = nodule_blocks(hu, labels, [centre], settings, np.random.default_rng(0))
-    for block in near + lung_blocks(hu, labels, lungs, settings):
+    near = list(nodule_blocks(hu, labels, [centre], settings, np.random.default_rng(0)))
+    for block in (*near, *lung_blocks(hu, labels, lungs, settings)):
         found = block.crop(np.zeros(3, int), settings.block)[1]
         assert block.hu.shape == settings.block
         assert (block.hu[:5, :, :6] == 7).all()

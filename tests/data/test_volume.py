@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lung_unet.data.luna16 import sphere
 from lung_unet.data.scan import IGNORE, Finding, Grid, Scan
+from lung_unet.data.spheres import sphere
 from lung_unet.data.volume import make_labels, make_volume, onto_source
 
 CENTRE_MM = np.array([40.0, -25.0, 60.0])
