@@ -5,7 +5,7 @@ import os
 import pathlib
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lung_unet.errors import InputError
 
@@ -37,6 +37,29 @@ def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
         return sorted(p for p in folder.iterdir() if not (p.is_dir() or p.name.startswith(".")))
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror}); put that right") from error
+
+
+def folders_below(
+    root: pathlib.Path,
+    note: Callable[[OSError], None] | None = None,
+    but: pathlib.Path | None = None,
+) -> list[pathlib.Path]:
+    """A folder and all below it that hold files, sorted, linked ones too, each once.
+
+    `note` is told of what cannot be read; `but` is left out, with what is below it.
+    """
+    found = []
+    seen = {but.resolve()} if but else set()
+    for path, below, files in os.walk(root, onerror=note, followlinks=True):
+        folder = pathlib.Path(path)
+        if folder.resolve() in seen:  # a link to where it was already, or to above itself
+            below.clear()
+            continue
+        seen.add(folder.resolve())
+        below.sort(key=lambda name: (os.path.islink(os.path.join(path, name)), name))
+        if files:
+            found.append(folder)
+    return sorted(found)
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:

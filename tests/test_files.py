@@ -3,7 +3,13 @@
 import pytest
 
 from lung_unet.errors import InputError
-from lung_unet.files import atomic_path, files_in, remove_leftovers, write_text
+from lung_unet.files import (
+    atomic_path,
+    files_in,
+    folders_below,
+    remove_leftovers,
+    write_text,
+)
 
 
 def names(folder) -> list[str]:
@@ -69,3 +75,18 @@ def test_what_is_not_there_behind_a_link_is_not_passed_over(tmp_path):
     assert [p.name for p in files_in(tmp_path)] == ["a.mhd"]
     with pytest.raises(InputError, match=r"missing: cannot be read \(No such file"):
         files_in(tmp_path / "missing")
+
+
+def test_folders_below_are_found_once_through_links_too(tmp_path):
+    for name in ("root/a/b", "root/empty", "root/out/c", "elsewhere/d"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("root/a/b/1", "root/out/2", "root/out/c/3", "elsewhere/4", "elsewhere/d/5"):
+        (tmp_path / name).touch()
+    root = tmp_path / "root"
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    (root / "link2").symlink_to(tmp_path / "elsewhere")
+    (root / "a" / "loop").symlink_to(root)
+    notes = []
+    found = folders_below(root, notes.append, root / "out")
+    assert [str(f.relative_to(root)) for f in found] == ["a/b", "link", "link/d"] and not notes
+    assert folders_below(tmp_path / "none", notes.append) == [] and len(notes) == 1

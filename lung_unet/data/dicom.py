@@ -11,19 +11,21 @@ radiographs, and some of its CTs lack slices (LUNA16 leaves them out too).
 import collections
 import hashlib
 import json
-import os
 import pathlib
 
 from rich.progress import track
 
 from lung_unet.data import lidc
-from lung_unet.data.dicom_series import fault, read_volume, series_in
+from lung_unet.data.dicom_header import Header
+from lung_unet.data.dicom_series import fault, in_two_folders, read_volume, series_in
 from lung_unet.data.images import check_chest, hounsfield, image_of
 from lung_unet.data.luna16 import MIN_READERS, Match
 from lung_unet.data.lungs import segment_lungs
 from lung_unet.data.patients import subset_of
 from lung_unet.data.scan import Scan
+from lung_unet.data.spheres import ignored
 from lung_unet.errors import InputError
+from lung_unet.files import folders_below
 
 FEW = 20  # folders that are indexed without a progress bar
 SOME = 5  # series that a message names
@@ -60,17 +62,20 @@ class Dicom:
         self.notes: list[str] = []
         unread: list[str] = []
         others: collections.Counter[str] = collections.Counter()
-        seen: dict[str, pathlib.Path] = {}
-        walk = os.walk(self.root, onerror=self._note)
-        folders = [pathlib.Path(folder) for folder, _, files in walk if files]
-        for folder in track(sorted(folders), "DICOM headers", disable=len(folders) < FEW):
+        seen: dict[str, list[Header]] = {}
+        folders = folders_below(self.root, self._note)
+        for folder in track(folders, "DICOM headers", disable=len(folders) < FEW):
             for uid, slices in series_in(folder.iterdir()).items():
                 if slices[0].modality != "CT":
                     others[slices[0].modality] += 1
                     continue
+                slices = [s for s in slices if not s.aside]
+                if not slices:
+                    others["localizer or captured screen"] += 1
+                    continue
                 if uid in seen:
-                    raise InputError(f"{folder}: series {uid} is also in {seen[uid]}; remove one")
-                seen[uid] = folder
+                    raise in_two_folders(seen[uid], slices)
+                seen[uid] = slices
                 wrong = fault(slices)
                 if wrong is not None:
                     self.notes.append(f"series {uid} is left out: {wrong}")
@@ -113,7 +118,7 @@ class Dicom:
         hu = hounsfield(image_of(array, grid), folder)
         check_chest(folder, hu)
         marks = lidc.read_marks(self.outlines[series_uid])[series_uid]
-        findings = tuple(lidc.findings(marks, grid, self.min_readers))
+        findings = tuple(ignored(lidc.findings(marks, grid, self.min_readers), grid))
         return Scan(series_uid, grid, hu, segment_lungs(hu, grid), "computed", findings), []
 
     def fingerprint(self, series_uid: str) -> str:

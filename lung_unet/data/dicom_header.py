@@ -16,16 +16,16 @@ import struct
 from lung_unet.data.patients import patient_key
 from lung_unet.errors import InputError
 
-CLASS, SYNTAX, MODALITY, PATIENT, STUDY, SERIES = (
-    0x00020002, 0x00020010, 0x00080060, 0x00100020, 0x0020000D, 0x0020000E,
+CLASS, SYNTAX, IMAGE_TYPE, MODALITY, PATIENT, STUDY, SERIES = (
+    0x00020002, 0x00020010, 0x00080008, 0x00080060, 0x00100020, 0x0020000D, 0x0020000E,
 )  # fmt: skip
 POSITION, ORIENTATION, SPACING = 0x00200032, 0x00200037, 0x00280030
 SAMPLES, FRAMES, ROWS, COLUMNS, BITS = (
     0x00280002, 0x00280008, 0x00280010, 0x00280011, 0x00280100,
 )  # fmt: skip
 KEPT = {
-    CLASS, SYNTAX, MODALITY, PATIENT, STUDY, SERIES, POSITION, ORIENTATION, SPACING, SAMPLES,
-    FRAMES, ROWS, COLUMNS, BITS,
+    CLASS, SYNTAX, IMAGE_TYPE, MODALITY, PATIENT, STUDY, SERIES, POSITION, ORIENTATION, SPACING,
+    SAMPLES, FRAMES, ROWS, COLUMNS, BITS,
 }  # fmt: skip
 PIXELS, ITEM_END, SEQUENCE_END = 0x7FE00010, 0xFFFEE00D, 0xFFFEE0DD
 UNDEFINED = 0xFFFFFFFF  # a length: a delimiter says where the value ends
@@ -38,9 +38,9 @@ IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 NOT_READ = {
     "1.2.840.10008.1.2.1.99": "deflated",
     "1.2.840.10008.1.2.2": "big-endian",
-    "": "missing",
 }
-DIRECTORY = b"1.2.840.10008.1.3.10"
+DIRECTORY = "1.2.840.10008.1.3.10"
+SCREENS = "1.2.840.10008.5.1.4.1.1.7."  # the storage classes of secondary captures begin so
 LARGEST_NUMBER = 1e5  # a position in mm
 
 
@@ -49,7 +49,8 @@ class Header:
     """What is needed of a slice. Vectors are x, y, z, as DICOM gives them; None where not sound.
 
     `patient` is a pseudonym, of the study where the patient has no ID. `plain`: one frame of one
-    value a pixel, with as many bytes as it needs.
+    value a pixel, with as many bytes as it needs. `aside`: no slice of a volume, but a localizer
+    (PS3.3, C.8.2.1.1.1) or the capture of a screen that lies nowhere, as of a table of doses.
     """
 
     path: pathlib.Path
@@ -60,7 +61,13 @@ class Header:
     spacing_mm: tuple[float, ...] | None  # between rows, between columns
     position: tuple[float, ...] | None  # mm, of the first pixel
     orientation: tuple[float, ...] | None  # the direction along a row, then along a column
+    frames: int
     plain: bool
+    aside: bool
+
+
+class _NotRead(ValueError):
+    """Sound, but in a syntax that is not read."""
 
 
 def read_header(path: pathlib.Path) -> Header | None:
@@ -74,21 +81,23 @@ def read_header(path: pathlib.Path) -> Header | None:
             values, pixels = _walk(data)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
+    except _NotRead as error:
+        raise InputError(f"{path}: {error}; convert it, as with gdcmconv --raw") from error
     except (ValueError, struct.error) as error:
         reason = "it is cut short" if isinstance(error, struct.error) else error
         raise InputError(f"{path}: is no sound DICOM file ({reason}); copy it again") from error
-    if values.get(CLASS, b"").rstrip(b"\0") == DIRECTORY:
-        return None
-    uid, modality, patient, study = (
+    uid, modality, patient, study, kind, image_type = (
         values.get(tag, b"").decode("latin-1").strip(" \0")
-        for tag in (SERIES, MODALITY, PATIENT, STUDY)
+        for tag in (SERIES, MODALITY, PATIENT, STUDY, CLASS, IMAGE_TYPE)
     )
+    if kind == DIRECTORY:
+        return None
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)*", uid) or len(uid) > 64:
         raise InputError(f"{path}: its SeriesInstanceUID is no UID; copy it again")
     rows, columns, samples, bits = (
         int.from_bytes(values.get(tag, b""), "little") for tag in (ROWS, COLUMNS, SAMPLES, BITS)
     )
-    single = samples == 1 and _numbers(values, FRAMES, 1) in (None, (1.0,))
+    (frames,) = _numbers(values, FRAMES, 1) or (1.0,)
     return Header(
         path=path,
         series_uid=uid,
@@ -98,7 +107,10 @@ def read_header(path: pathlib.Path) -> Header | None:
         spacing_mm=_numbers(values, SPACING, 2),
         position=_numbers(values, POSITION, 3),
         orientation=_numbers(values, ORIENTATION, 6),
-        plain=single and pixels >= rows * columns * bits // 8 > 0,
+        frames=int(frames),
+        plain=samples == frames == 1 and pixels >= rows * columns * bits // 8 > 0,
+        aside="LOCALIZER" in image_type.split("\\")
+        or (f"{kind}.".startswith(SCREENS) and POSITION not in values),
     )
 
 
@@ -114,8 +126,10 @@ def _walk(data: mmap.mmap) -> tuple[dict[int, bytes], float]:
     while at < len(data):
         if syntax is None and struct.unpack_from("<H", data, at) != (2,):
             syntax = values.get(SYNTAX, b"").rstrip(b" \0").decode("latin-1")
+            if not syntax:
+                raise ValueError("its transfer syntax is missing")
             if syntax in NOT_READ:
-                raise ValueError(f"its transfer syntax is {NOT_READ[syntax]}, which is not read")
+                raise _NotRead(f"its transfer syntax is {NOT_READ[syntax]}, which is not read")
             implicit = syntax == IMPLICIT
         tag, vr, length, at = _element(data, at, implicit)
         outermost = not nested

@@ -147,22 +147,11 @@ def _grid(slices: list[Header]) -> Grid:
     )
 
 
-def only_series(folder: pathlib.Path) -> list[Header]:
-    """The slices of the one CT series in a folder.
-
-    Raises:
-      InputError: none or several, or a damaged file.
-    """
-    series = series_in(folder.iterdir())
-    chosen = {uid: s for uid, s in series.items() if s[0].modality == "CT"} or series
-    if not chosen:
-        raise InputError(f"{folder}: holds no DICOM series; give the folder of the .dcm files")
-    if len(chosen) > 1:
-        raise InputError(
-            f"{folder}: holds {len(chosen)} DICOM series ({', '.join(chosen)}); "
-            "put each into a folder of its own"
-        )
-    ((uid, slices),) = chosen.items()
-    if slices[0].modality != "CT":
-        raise InputError(f"{folder}: series {uid} is no CT ({slices[0].modality}); give a CT")
-    return slices
+def in_two_folders(first: list[Header], second: list[Header]) -> InputError:
+    """What to say of a series of which two folders hold slices: a copy, or parts of it."""
+    here, there = second[0].path.parent, first[0].path.parent
+    if {s.position for s in first} & {s.position for s in second}:
+        told, remedy = "is also in", "remove one"
+    else:
+        told, remedy = "has other slices in", "put all of them into one folder"
+    return InputError(f"{here}: series {first[0].series_uid} {told} {there}; {remedy}")

@@ -1,4 +1,4 @@
-"""Image files to arrays with geometry and back: MetaImage, NIfTI, NRRD, DICOM, through SimpleITK.
+"""Image files to arrays with geometry and back: MetaImage, NIfTI, NRRD, through SimpleITK.
 
 The one border where SimpleITK's (x, y, z) becomes (z, y, x).
 """
@@ -9,14 +9,12 @@ import os
 import pathlib
 import shutil
 import struct
-import tempfile
 import zlib
 
 import numpy as np
 import SimpleITK as sitk
 
 from lung_unet.data import metaimage
-from lung_unet.data.dicom_series import only_series, read_volume
 from lung_unet.data.geometry import check_grid
 from lung_unet.data.scan import Grid
 from lung_unet.errors import InputError
@@ -25,6 +23,8 @@ from lung_unet.files import atomic_path
 SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd", ".nhdr")
 SCL_SLOPE = 112  # where a NIfTI-1 header has it, float32
 AIR_HU = -300  # every CT of a chest has voxels below it
+SCANNER = 1  # an sform_code: these are the scanner's coordinates; ITK takes no others before qform
+STRAIGHT = 0.01  # cosine of the angle between two axes, at most: half a degree
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's own warnings name no remedy
 
@@ -62,25 +62,26 @@ def write_fractions(path: pathlib.Path, array: np.ndarray, grid: Grid) -> None:
 
     NIfTI-1 has a scale for it, which ITK, 3D Slicer and nibabel apply, and SimpleITK cannot write.
     """
-    with atomic_path(path) as temporary, tempfile.TemporaryDirectory() as folder:
-        plain = pathlib.Path(folder) / "plain.nii"
-        sitk.WriteImage(image_of(array, grid), str(plain))
-        with open(plain, "r+b") as file:
-            file.seek(SCL_SLOPE)
-            file.write(struct.pack("<f", 1 / 255))
-            file.seek(0)
-            with gzip.open(temporary, "wb", compresslevel=1) as compressed:
-                shutil.copyfileobj(file, compressed, 1 << 20)
+    with atomic_path(path) as temporary:
+        plain = temporary.with_suffix("")  # .nii
+        try:
+            sitk.WriteImage(image_of(array, grid), str(plain))
+            with open(plain, "r+b") as file:
+                file.seek(SCL_SLOPE)
+                file.write(struct.pack("<f", 1 / 255))
+                file.seek(0)
+                with gzip.open(temporary, "wb", compresslevel=1) as compressed:
+                    shutil.copyfileobj(file, compressed, 1 << 20)
+        finally:
+            plain.unlink(missing_ok=True)
 
 
 def read_image(path: pathlib.Path) -> sitk.Image:
-    """One 3D image of a file or of a folder that holds one DICOM series.
+    """One 3D image of a file.
 
     Raises:
       InputError: missing, unreadable, truncated, not 3D, absurdly large, or of broken geometry.
     """
-    if path.is_dir():
-        return image_of(*read_volume(only_series(path), path))
     if not path.is_file():
         raise InputError(f"{path}: no such image; check the path")
     name = path.name.lower()
@@ -104,11 +105,18 @@ def read_image(path: pathlib.Path) -> sitk.Image:
             _check_nifti(path, reader)
         return reader.Execute()
     except RuntimeError as error:
-        raise InputError(f"{path}: cannot be read ({_reason(error)}); copy it again") from error
+        remedy = (
+            "resample it to a straight grid" if "orthonormal" in str(error) else "copy it again"
+        )
+        raise InputError(f"{path}: cannot be read ({_reason(error)}); {remedy}") from error
 
 
-def hounsfield(image: sitk.Image, path: pathlib.Path) -> np.ndarray:
-    """int16 HU (z, y, x) of an image; values outside int16 and NaN are refused or clipped."""
+def hounsfield(image: sitk.Image, path: object) -> np.ndarray:
+    """int16 HU (z, y, x) of an image; values outside int16 are clipped.
+
+    Raises:
+      InputError: NaN or infinite values; it names `path`, or whatever the image is of.
+    """
     array = sitk.GetArrayFromImage(image)
     if not np.issubdtype(array.dtype, np.integer):
         if not np.isfinite(array).all():
@@ -119,7 +127,7 @@ def hounsfield(image: sitk.Image, path: pathlib.Path) -> np.ndarray:
     return array.astype(np.int16, copy=False)
 
 
-def check_chest(path: pathlib.Path, hu: np.ndarray) -> None:
+def check_chest(path: object, hu: np.ndarray) -> None:
     """Refuses values that are no HU of a chest, as of an image that was scaled for display.
 
     Raises:
@@ -130,7 +138,17 @@ def check_chest(path: pathlib.Path, hu: np.ndarray) -> None:
 
 
 def _check_nifti(path: pathlib.Path, reader: sitk.ImageFileReader) -> None:
-    """Refuses a NIfTI file that is cut short or damaged: ITK would make up what is missing."""
+    """Refuses a NIfTI file that is cut short or damaged, as ITK would make up what is missing, or
+    whose scanner's coordinates are sheared: ITK would take its qform, which cannot say that."""
+    if int(reader.GetMetaData("sform_code")) == SCANNER:
+        rows = [reader.GetMetaData(f"srow_{axis}").split()[:3] for axis in "xyz"]
+        axes = np.array(rows, float)
+        lengths = np.linalg.norm(axes, axis=0)
+        cosines = axes.T @ axes / np.maximum(np.outer(lengths, lengths), 1e-12)
+        if lengths.all() and np.abs(cosines - np.eye(3)).max() > STRAIGHT:
+            raise InputError(
+                f"{path}: its sform is sheared, as by gantry tilt; resample it to a straight grid"
+            )
     bits = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix"))
     needed = int(float(reader.GetMetaData("vox_offset"))) + bits // 8
     with open(path, "rb") as file:

@@ -2,17 +2,17 @@
 
 import collections
 import dataclasses
-import os
 import pathlib
 
 from rich.progress import track
 
 from lung_unet.data.dicom_header import Header
-from lung_unet.data.dicom_series import read_volume, series_in
+from lung_unet.data.dicom_series import in_two_folders, read_volume, series_in
 from lung_unet.data.images import SUFFIXES, check_chest, grid_of, hounsfield, image_of, read_image
 from lung_unet.data.lungs import segment_lungs
 from lung_unet.data.scan import Scan
 from lung_unet.errors import InputError
+from lung_unet.files import folders_below
 
 FEW = 20  # folders that are searched without a progress bar
 
@@ -50,8 +50,8 @@ def find_inputs(path: pathlib.Path, output: pathlib.Path) -> Inputs:
     Of a folder, the image files in it count, and every DICOM series in it and below it, but for
     what lies in `output`. A scan is named as its file without suffix, or as the folder of its
     series; where several would have one name, files keep their suffix and series add their UID.
-    What is no CT, or a single slice (a localizer), is left out. A folder with a damaged DICOM file
-    is refused whole, since the file could be a slice of any series.
+    What is no CT, a localizer, a captured screen or a single slice is left out. A folder with a
+    damaged DICOM file is refused whole, since the file could be a slice of any series.
 
     Raises:
       InputError: no such file or folder, or no scan in it.
@@ -86,8 +86,8 @@ def read_input(source: Input) -> Scan:
         image = image_of(*read_volume(list(source.slices), source.path))
     else:
         image = read_image(source.path)
-    grid, hu = grid_of(image), hounsfield(image, source.path)
-    check_chest(source.path, hu)
+    grid, hu = grid_of(image), hounsfield(image, source)
+    check_chest(source, hu)
     return Scan(source.series_uid, grid, hu, segment_lungs(hu, grid))
 
 
@@ -95,15 +95,12 @@ def _series_below(
     root: pathlib.Path, output: pathlib.Path
 ) -> tuple[list[Input], list[InputError], collections.Counter[str]]:
     """The CT series in a folder and below it, unreadable folders, and how many of what else."""
-    folders: list[pathlib.Path] = []
     errors: list[InputError] = []
 
     def note(error: OSError) -> None:
         errors.append(InputError(f"{error.filename}: cannot be read ({error.strerror})"))
 
-    for path, below, files in os.walk(root, onerror=note):
-        below[:] = sorted(d for d in below if pathlib.Path(path, d).resolve() != output.resolve())
-        folders += [pathlib.Path(path)] if files else []
+    folders = folders_below(root, note, output)
     places: dict[str, list[Input]] = collections.defaultdict(list)
     others: collections.Counter[str] = collections.Counter()
     for folder in track(folders, "DICOM headers", disable=len(folders) < FEW):
@@ -115,16 +112,24 @@ def _series_below(
         for uid, slices in series.items():
             if slices[0].modality != "CT":
                 others[f"{slices[0].modality} series"] += 1
+            elif not (slices := [s for s in slices if not s.aside]):
+                others["localizer or captured screen"] += 1
+            elif (most := max(slices, key=lambda s: s.frames)).frames > 1:
+                errors.append(
+                    InputError(
+                        f"{most.path}: is a CT of {most.frames} frames in one file, "
+                        "which is not read; convert it to a file a slice"
+                    )
+                )
             elif len(slices) == 1:
                 others["CT of one slice"] += 1
             else:
                 name = folder.resolve().name
                 places[uid].append(Input(name, uid, folder, tuple(slices)))
     found = []
-    for uid, inputs in places.items():
+    for inputs in places.values():
         if len(inputs) > 1:
-            first, second, *_ = (i.path for i in inputs)
-            errors.append(InputError(f"{second}: series {uid} is also in {first}; remove one"))
+            errors.append(in_two_folders(*(list(i.slices) for i in inputs[:2])))
         else:
             found += inputs
     return found, errors, others

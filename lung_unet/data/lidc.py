@@ -10,6 +10,7 @@ readers outlined, and points are 3 mm apart at a pixel of 0.7 mm, LIDC's median.
 import csv
 import dataclasses
 import io
+import itertools
 import lzma
 import pathlib
 import sys
@@ -27,7 +28,7 @@ from lung_unet.data.lidc_xml import CHARACTERISTICS, LARGEST_MATRIX, parse, seri
 from lung_unet.data.outlines import Mark, Region, consensus, findings, grouped
 from lung_unet.data.scan import READERS, Finding, Grid
 from lung_unet.errors import InputError
-from lung_unet.files import write_text
+from lung_unet.files import files_in, folders_below, write_text
 
 __all__ = ["Mark", "Region", "findings", "index", "read_marks"]
 
@@ -46,12 +47,12 @@ def index(folder: str | pathlib.Path) -> dict[str, list[pathlib.Path]]:
       InputError: a file is broken before its header ends.
     """
     files: dict[str, list[pathlib.Path]] = {}
-    for path in sorted(pathlib.Path(folder).rglob("*.[xX][mM][lL]")):
-        if path.is_file() and not path.name.startswith("."):
-            with path.open("rb") as file:
-                uid = series_uid(file, str(path))
-            if uid:
-                files.setdefault(uid, []).append(path)
+    below = itertools.chain(*map(files_in, folders_below(pathlib.Path(folder))))
+    for path in sorted(path for path in below if path.suffix.lower() == ".xml"):
+        with path.open("rb") as file:
+            uid = series_uid(file, str(path))
+        if uid:
+            files.setdefault(uid, []).append(path)
     return files
 
 

@@ -40,13 +40,14 @@ class ReadAhead(Generic[Job, Result]):
                 result = self._next.result()
             except InputError as error:
                 result = error
+            except MemoryError:
+                result = InputError(f"{job}: is too large for the memory that is left")
             except BrokenProcessPool:
                 result = InputError(
                     f"{job}: reading it ended the process, out of memory perhaps; copy it again, "
                     "or run it alone"
                 )
-                self._pool.shutdown()
-                self._start()
+                self._restart()
             if number + 1 < len(self._jobs):
                 self._next = self._submit(number + 1)
             yield job, result
@@ -54,5 +55,13 @@ class ReadAhead(Generic[Job, Result]):
     def _start(self) -> None:
         self._pool = worker_pool(1, interrupts=False)
 
+    def _restart(self) -> None:
+        self._pool.shutdown()
+        self._start()
+
     def _submit(self, number: int) -> concurrent.futures.Future:
-        return self._pool.submit(self._task, self._jobs[number])
+        try:
+            return self._pool.submit(self._task, self._jobs[number])
+        except BrokenProcessPool:  # its process died after the result before
+            self._restart()
+            return self._pool.submit(self._task, self._jobs[number])

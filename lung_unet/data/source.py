@@ -11,6 +11,7 @@ from lung_unet.data.image_folder import ImageFolder
 from lung_unet.data.luna16 import MIN_READERS, Luna16, Match
 from lung_unet.data.scan import Scan
 from lung_unet.errors import InputError
+from lung_unet.files import folders_below
 
 
 class Source(Protocol):
@@ -78,7 +79,7 @@ def open_source(
         if lidc_xml:
             raise InputError(f"{root}: has labels of its own; give no LIDC XML ({lidc_xml})")
         return ImageFolder(root)
-    if any(is_dicom(path) for path in root.rglob("*")):
+    if any(is_dicom(path) for folder in folders_below(root) for path in folder.iterdir()):
         return Dicom(root, lidc_xml, min_readers)
     raise InputError(
         f"{root}: no layout that is known: no subset0..9/*.mhd (LUNA16), no images/, labels/ and "

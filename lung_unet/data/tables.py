@@ -99,10 +99,11 @@ def read_rows(path: pathlib.Path, columns: tuple[str, ...]) -> list[tuple[int, d
 def read_series_uids(path: pathlib.Path) -> list[str]:
     """The series UIDs of seriesuids.csv: one a line, with or without a header."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); copy it again") from error
-    uids = [line.rstrip(",") for line in lines if line.lower() != "seriesuid"]
+    names = [line.strip(" \t,") for line in lines]
+    uids = [name for name in names if name and name.lower() != "seriesuid"]
     if not uids:
         raise InputError(f"{path}: names no series; copy it again")
     return uids

@@ -15,7 +15,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from hypothesis import strategies as st
 
 from lung_unet.data.dicom import Dicom
-from lung_unet.data.dicom_series import only_series
+from lung_unet.data.dicom_series import series_in
 from lung_unet.data.manifest import SPLITS, Dataset
 from lung_unet.data.patients import patient_key, subset_of
 from lung_unet.data.scan import Grid
@@ -76,7 +76,7 @@ def test_fewer_readers_count_if_they_are_enough(folder, write_reading, make_scan
 
 def test_a_real_series(real_data, tmp_path, write_reading):
     shutil.copytree(real_data / "chest_ct_dicom", tmp_path / "patient" / "study")
-    uid = only_series(real_data / "chest_ct_dicom")[0].series_uid
+    (uid,) = series_in((real_data / "chest_ct_dicom").iterdir())
     shape, spacing_mm = (64, 512, 512), np.array([5, 0.841796875, 0.841796875])
     grid = Grid(shape, spacing_mm, np.array([-439, -93.0631599, -228.036842]))
     write_reading(tmp_path / "xml" / "1.xml", uid, grid, (30, 256, 150))

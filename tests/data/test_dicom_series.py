@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from lung_unet.data.dicom_header import read_header
-from lung_unet.data.dicom_series import fault, only_series, read_volume, series_in
+from lung_unet.data.dicom_header import Header, read_header
+from lung_unet.data.dicom_series import fault, in_two_folders, read_volume, series_in
 from lung_unet.data.scan import Grid
 from lung_unet.errors import InputError
 
 
 def upright(shape: tuple[int, int, int]) -> Grid:
     return Grid(shape, np.array([1.0, 0.5, 0.5]), np.array([5.0, -20.0, -10.0]))
+
+
+def only_series(folder: pathlib.Path) -> list[Header]:
+    (slices,) = series_in(folder.iterdir()).values()
+    return slices
 
 
 def read(folder: pathlib.Path) -> tuple[np.ndarray, Grid]:
@@ -145,14 +150,37 @@ def test_a_slice_of_other_pixels_is_told(tmp_path, write_series, pixel_mm, pixel
 
 def test_several_series_and_what_is_no_ct(tmp_path, write_series):
     write_series(tmp_path, "1.2.3.5", tags={"0008|0060": "PT"}, name="pt{}.dcm")
-    refused(tmp_path, r"1\.2\.3\.5 is no CT \(PT\)")
     write_series(tmp_path, "1.2.3.4")
-    assert read(tmp_path)[0].shape == (4, 16, 16)  # the CT among others
     write_series(tmp_path, "1.2.3.6", name="second{}.dcm")
-    refused(tmp_path, r"holds 2 DICOM series .*1\.2\.3\.4.*1\.2\.3\.6")
-    assert {uid: fault(s) for uid, s in series_in(tmp_path.iterdir()).items()} == dict.fromkeys(
-        ["1.2.3.4", "1.2.3.5", "1.2.3.6"]
-    )
+    series = series_in(tmp_path.iterdir())
+    assert {uid: s[0].modality for uid, s in series.items()} == {
+        "1.2.3.4": "CT", "1.2.3.5": "PT", "1.2.3.6": "CT",
+    }  # fmt: skip
+    assert [fault(slices) for slices in series.values()] == [None] * 3
+    assert read_volume(series["1.2.3.4"], tmp_path)[0].shape == (4, 16, 16)
+    assert "1 slice, a CT volume needs more" in (fault(series["1.2.3.4"][:1]) or "")
+
+
+@pytest.mark.parametrize(
+    ("tags", "aside"),
+    [
+        ({"0008|0008": "ORIGINAL\\PRIMARY\\AXIAL"}, False),
+        ({"0008|0008": "ORIGINAL\\PRIMARY\\LOCALIZER"}, True),
+        ({"0008|0008": "DERIVED\\SECONDARY\\SCREEN SAVE"}, False),  # a derived volume says so too
+    ],
+)
+def test_a_localizer_is_no_slice_of_a_volume(tmp_path, write_series, tags, aside):
+    write_series(tmp_path, tags=tags)
+    assert {s.aside for s in only_series(tmp_path)} == {aside}
+
+
+def test_two_folders_with_one_series_hold_copies_or_parts_of_it(tmp_path, write_series):
+    whole = only_series(write_series(tmp_path / "a"))
+    copied = only_series(write_series(tmp_path / "b"))
+    told = str(in_two_folders(whole, copied))
+    assert told.startswith(f"{tmp_path}/b: series 1.2.3.4 is also in {tmp_path}/a; remove one")
+    told = str(in_two_folders(whole[:2], copied[2:]))
+    assert "has other slices in" in told and told.endswith("put all of them into one folder")
 
 
 def test_files_that_are_not_dicom(tmp_path, write_series):
@@ -236,7 +264,7 @@ def test_every_encoding_says_the_same(tmp_path, write_series, syntax):
     other.mkdir()
     for path in folder.iterdir():
         (other / path.name).write_bytes(encoded(path, syntax))
-        for name in ("series_uid", "modality", "patient", "shape", "position", "plain"):
+        for name in ("series_uid", "modality", "patient", "shape", "position", "plain", "aside"):
             assert getattr(read_header(other / path.name), name) == getattr(read_header(path), name)
     np.testing.assert_array_equal(read(other)[0], read(folder)[0])
 

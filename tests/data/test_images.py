@@ -1,13 +1,14 @@
 """Images come with their geometry, whole, or not at all; and go back to where they were."""
 
 import gzip
-import locale
 import pathlib
+import struct
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from lung_unet.data.dicom_series import read_volume, series_in
 from lung_unet.data.images import grid_of, hounsfield, image_of, read_image, write_image
 from lung_unet.data.scan import Grid
 from lung_unet.errors import InputError
@@ -127,6 +128,26 @@ def test_header_of_absurd_size_is_refused_before_memory_is_asked_for(tmp_path):
     refused(path, "voxels are not a CT's")
 
 
+@pytest.mark.parametrize(
+    ("code", "shear", "said"),
+    [(1, 0.0, None), (1, 0.005, None), (1, 0.2, "is sheared"), (4, 0.2, None)],
+)
+def test_a_sheared_nifti_is_refused_though_its_qform_is_straight(tmp_path, code, shear, said):
+    path = tmp_path / "a.nii"
+    straight = Grid(VOXELS.shape, np.array([2.5, 0.7, 0.8]), np.zeros(3))
+    write_image(path, VOXELS, straight)
+    rows = np.diag([-0.8, -0.7, 2.5, 0.0])[:3]  # to RAS
+    rows[1, 2] = 2.5 * shear
+    header = bytearray(path.read_bytes())
+    header[252:256] = struct.pack("<hh", 1, code)  # of qform and sform
+    header[280:328] = struct.pack("<12f", *rows.ravel())
+    path.write_bytes(header)
+    if said:
+        refused(path, said)
+    else:
+        assert grid_of(read_image(path)).shape == VOXELS.shape
+
+
 def test_hounsfield_rounds_and_clips_and_refuses_nan():
     path = pathlib.Path("a.nii")
     values = np.array([[[-1e6, -1000.4, 0.6, 3071.0, 1e6]]])
@@ -148,82 +169,14 @@ def test_hounsfield_clips_whole_numbers(kind):
     np.testing.assert_array_equal(hu, np.clip(values.astype(float), -32768, 32767))
 
 
-# --- DICOM ----------------------------------------------------------------------------------------
-
-
-def write_series(folder: pathlib.Path, uid: str, positions_mm: list[float]) -> None:
-    """A CT series of small slices at the given z, named in no particular order."""
-    folder.mkdir(exist_ok=True)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    current = locale.setlocale(locale.LC_ALL)
-    for i, z in enumerate(positions_mm):
-        image = sitk.GetImageFromArray(np.full((1, 4, 5), round(z), np.int16))
-        image.SetSpacing((0.5, 0.5, 1.0))
-        tags = {
-            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
-            "0008|0018": f"{uid}.{i + 1}",
-            "0008|0060": "CT",
-            "0020|000d": "1.2.3",
-            "0020|000e": uid,
-            "0020|0032": f"-10\\-20\\{z}",
-            "0020|0037": "1\\0\\0\\0\\1\\0",
-        }
-        for tag, value in tags.items():
-            image.SetMetaData(tag, value)
-        writer.SetFileName(str(folder / f"{i * 7 % 10}-{uid}-{i}.dcm"))
-        writer.Execute(image)
-    locale.setlocale(locale.LC_ALL, current)  # GDCM's writer sets "C", for the whole process
-
-
-def test_dicom_slices_are_ordered_by_position(tmp_path):
-    write_series(tmp_path, "1.2.3.4", [20.0, 0.0, 40.0, 10.0, 30.0])
-    image = read_image(tmp_path)
-    grid = grid_of(image)
-    assert grid.shape == (5, 4, 5)
-    np.testing.assert_allclose(grid.spacing_mm, [10, 0.5, 0.5])
-    np.testing.assert_allclose(grid.origin_mm, [0, -20, -10])
-    np.testing.assert_array_equal(hounsfield(image, tmp_path)[:, 0, 0], [0, 10, 20, 30, 40])
-
-
-@pytest.mark.parametrize(
-    "positions_mm", [[0, 10, 30, 40], [0, 10, 20, 20, 30], [0, 10, 20, 30, 40, 50, 60, 70, 90]]
-)
-def test_dicom_with_a_slice_missing_or_twice(tmp_path, positions_mm):
-    write_series(tmp_path, "1.2.3.4", positions_mm)
-    refused(tmp_path, "missing|twice|apart")
-
-
-def test_dicom_slices_evenly_spaced_but_for_rounding(tmp_path):
-    write_series(tmp_path, "1.2.3.4", [0, 0.7, 1.3, 2.0, 2.7, 3.3])
-    assert grid_of(read_image(tmp_path)).spacing_mm[0] == pytest.approx(0.66)
-
-
-def test_folder_with_two_series_names_both(tmp_path):
-    write_series(tmp_path, "1.2.3.4", [0, 10, 20])
-    write_series(tmp_path, "1.2.3.5", [0, 10, 20])
-    refused(tmp_path, "1.2.3.4.*1.2.3.5")
-
-
-def test_folder_without_dicom(tmp_path):
-    refused(tmp_path, "holds no DICOM series")
-    (tmp_path / "notes.txt").write_text("nothing")
-    refused(tmp_path, "holds no DICOM series")
-
-
-def test_dicom_of_one_slice(tmp_path):
-    write_series(tmp_path, "1.2.3.4", [0])
-    refused(tmp_path, "needs more")
-
-
 def test_real_ct(real_data):
-    folder = real_data / "chest_ct_dicom"
-    image = read_image(folder)
+    ((uid, slices),) = series_in((real_data / "chest_ct_dicom").iterdir()).items()
+    image = image_of(*read_volume(slices, real_data))
     grid = grid_of(image)
     assert grid.shape == (64, 512, 512)
     np.testing.assert_allclose(grid.spacing_mm, [5, 0.841796875, 0.841796875])
     np.testing.assert_allclose(grid.direction, np.eye(3))
-    hu = hounsfield(image, folder)
+    hu = hounsfield(image, uid)
     air, tissue = (hu > -1050) & (hu < -950), (hu > -100) & (hu < 150)
     assert -2048 <= hu.min() <= -1000
     assert hu.max() > 500  # bone

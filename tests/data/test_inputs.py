@@ -3,6 +3,7 @@
 import pathlib
 
 import numpy as np
+import pydicom
 import pytest
 
 from lung_unet.data.images import write_image
@@ -56,10 +57,13 @@ def test_no_two_scans_share_a_name(tmp_path, write_series):
 def test_what_is_no_volume_of_ct_is_left_out_and_named(tmp_path, write_series):
     write_series(tmp_path / "ct")
     write_series(tmp_path / "mr", "1.2.5", tags={"0008|0060": "MR"})
-    write_series(tmp_path / "scout", "1.2.6", hu=np.zeros((1, 8, 8), np.int16))
+    write_series(tmp_path / "single", "1.2.6", hu=np.zeros((1, 8, 8), np.int16))
+    scout = {"0008|0008": "ORIGINAL\\PRIMARY\\LOCALIZER"}
+    write_series(tmp_path / "scouts", "1.2.7", hu=np.zeros((2, 8, 8), np.int16), tags=scout)
+    write_series(tmp_path / "ct", hu=np.zeros((1, 8, 8), np.int16), tags=scout, name="x{}.dcm")
     found = find_inputs(tmp_path, OUTPUT)
-    assert [s.name for s in found.scans] == ["ct"] and not found.errors
-    assert found.left_out == "1 CT of one slice, 1 MR series"
+    assert [(s.name, len(s.slices)) for s in found.scans] == [("ct", 4)] and not found.errors
+    assert found.left_out == "1 CT of one slice, 1 MR series, 1 localizer or captured screen"
     with pytest.raises(InputError, match=r"holds no image file and no CT series.*1 MR series"):
         find_inputs(tmp_path / "mr", OUTPUT)
 
@@ -76,6 +80,29 @@ def test_a_damaged_folder_and_a_series_in_two_are_errors_and_the_rest_is_found(
     damaged, double = map(str, found.errors)
     assert str(broken) in damaged
     assert str(tmp_path / "one") in double and str(tmp_path / "two") in double
+
+
+def test_a_ct_of_many_frames_in_a_file_is_named_and_not_taken_for_a_localizer(
+    tmp_path, write_series
+):
+    write_series(tmp_path / "ct")
+    folder = write_series(tmp_path / "enhanced", "1.2.6", np.zeros((1, 8, 8), np.int16))
+    enhanced = pydicom.dcmread(folder / "0.dcm")
+    enhanced.NumberOfFrames = 40
+    enhanced.save_as(folder / "0.dcm")
+    found = find_inputs(tmp_path, OUTPUT)
+    assert [s.name for s in found.scans] == ["ct"]
+    (error,) = map(str, found.errors)
+    assert error.startswith(str(folder)) and "CT of 40 frames in one file" in error
+
+
+def test_a_series_in_parts_is_not_told_to_lose_one(tmp_path, write_series):
+    for number, path in enumerate(write_series(tmp_path / "a").iterdir()):
+        if number % 2:
+            (tmp_path / "b").mkdir(exist_ok=True)
+            path.rename(tmp_path / "b" / path.name)
+    (error,) = find_inputs(tmp_path, OUTPUT).errors
+    assert str(error).endswith("put all of them into one folder")
 
 
 def test_results_are_no_input(tmp_path, write_series):

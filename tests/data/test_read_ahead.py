@@ -7,6 +7,7 @@ from lung_unet.errors import InputError
 
 FAILS = "(_ for _ in ()).throw(__import__('lung_unet.errors', fromlist=['']).InputError('broken'))"
 DIES = "__import__('os')._exit(1)"
+TOO_LARGE = "bytearray(1 << 62)"
 
 
 def test_results_come_in_order_and_errors_and_deaths_cost_one_each():
@@ -16,6 +17,22 @@ def test_results_come_in_order_and_errors_and_deaths_cost_one_each():
     assert [r for r in results if not isinstance(r, InputError)] == [1, 3, 5]
     assert str(results[1]) == "broken"
     assert str(results[3]).startswith(DIES)
+
+
+def test_a_scan_beyond_the_memory_costs_itself_alone():
+    with ReadAhead(eval, ["1", TOO_LARGE, "3"]) as ahead:
+        one, error, three = (result for _, result in ahead)
+    assert (one, three) == (1, 3)
+    assert isinstance(error, InputError) and str(error).startswith(TOO_LARGE)
+
+
+def test_a_process_that_dies_between_two_jobs_is_made_again():
+    dies_later = "__import__('threading').Timer(0.2, __import__('os')._exit, [1]).start()"
+    with ReadAhead(eval, ["1", dies_later, "3", "4"]) as ahead:
+        results = iter(ahead)
+        assert next(results) == ("1", 1)
+        time.sleep(2)
+        assert [result for _, result in results][1:] == [3, 4]
 
 
 def test_one_job_is_ahead_and_no_more(tmp_path):
