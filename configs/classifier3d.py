@@ -92,7 +92,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.log_every = 50
     config.train.eval_every = 250
     config.train.checkpoint_every = 250
-    config.train.validation_patches = 1024  # candidates, at most; nodules first
+    config.train.validation_patches = 1024  # candidates, at most; half of them nodules
     config.train.on_nan = "stop"  # stop, rollback: to the last checkpoint, without the bad batch
     config.train.max_rollbacks = 3  # of a run
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import logging as standard_logging
 import os
 import pathlib
 import runpy
@@ -32,6 +33,8 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)  # a log file shows progress too
         logging.set_verbosity(logging.FATAL)  # the libraries' chatter; what matters they raise
+        backends = standard_logging.getLogger("jax._src.xla_bridge")
+        backends.setLevel("WARNING")  # that there is a GPU, which JAX will not use
         try:
             _, *rest = argv
             if len(rest) > positionals:
@@ -59,7 +62,7 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
                 "that right and run the same command again, what was saved is kept"
             )
         except KeyboardInterrupt:
-            sys.exit("interrupted; run the same command again to go on")
+            sys.exit("interrupted; run the same command again, what was saved is kept")
 
     app.run(guarded, flags_parser=_parse)
 

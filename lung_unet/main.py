@@ -41,6 +41,9 @@ def run_job(start: float) -> None:
     from lung_unet.data.datasets import open_dataset
     from lung_unet.data.manifest import Dataset
     from lung_unet.evaluate import evaluate, print_metrics
+    from lung_unet.evaluation.classifier import check_judging
+    from lung_unet.evaluation.operating_point import given_thresholds
+    from lung_unet.evaluation.sliding_window import check_windows
     from lung_unet.model import classifier
     from lung_unet.model.summary import print_summary
     from lung_unet.parallel import distributed
@@ -64,9 +67,15 @@ def run_job(start: float) -> None:
         return
     workdir = pathlib.Path(command.required("workdir"))
     check(config)
+    if classifies:
+        check_judging(config)
+    else:
+        check_windows(config)
+        given_thresholds(config)
     used, found = config.mesh.data * config.mesh.space, jax.device_count()
-    if first and used < found:
-        print(f"devices: {used} of {found}; set config.mesh.data (and train.batch_size) for more")
+    if first:
+        more = "; set config.mesh.data (and train.batch_size) for more" if used < found else ""
+        print(f"devices: {used} of {found}, {jax.devices()[0].device_kind}{more}")
     describe(config)
 
     def opened(make: bool) -> Dataset:

@@ -59,7 +59,8 @@ def make() -> None:
     luna16, out = command.required("luna16"), pathlib.Path(command.required("out"))
     settings = settings_of(_CONFIG.value.data)
     key = read_key(_KEY.value) if _KEY.value else None
-    manifest = prepare(luna16, out, settings, _LIDC_XML.value, _WORKERS.value, _ENGINE.value, key)
+    xml = _LIDC_XML.value or _CONFIG.value.data.lidc_xml or None
+    manifest = prepare(luna16, out, settings, xml, _WORKERS.value, _ENGINE.value, key)
     for line in consistency(manifest):
         print(line)
     counts = manifest["counts"]

@@ -57,6 +57,8 @@ def collect_crops(collect: Collector) -> None:
         counts = [scan["crops"] for scan in collect(split)]
         nodule, other, rated = (sum(c[k] for c in counts) for k in ("nodule", "other", "rated"))
         print(f"{split}: {nodule} crops of nodules, {rated} of them rated, and {other} of others")
+        if split == "validation" and not (nodule and other):
+            print("validation: its candidates are of one kind; the latest checkpoint is the best")
 
 
 def evaluate_candidates(
@@ -67,8 +69,6 @@ def evaluate_candidates(
     With LUNA16's candidates.csv alone that is its second track, false-positive reduction.
     """
     given = config.evaluation.weight
-    if given is not None and not 0 <= given <= 1:
-        raise InputError(f"config.evaluation.weight = {given:g}: choose 0 to 1")
     classifier, step = restore_classifier(workdir, config)
     collect = open_collector(workdir, config, dataset)
     rated = sum(scan["crops"]["rated"] for scan in collect("train")) > 0

@@ -32,6 +32,7 @@ GIVE = {  # where a run of another task was given
 # What may differ when a run goes on: where and how it runs, and how long; not what a step computes.
 FREE = (
     "variant", "data.dir", "data.lidc_xml", "data.threads", "data.prefetch", "data.on_broken",
+    "candidates.workdir", "candidates.csv",  # collect.py knows them by what they hold
     "model.remat", "mesh", "timeout_s", "optimizer.shard", "evaluation", "train.steps",
     "train.accumulate", "train.log_every", "train.eval_every", "train.checkpoint_every",
     "train.on_nan", "train.max_rollbacks",
@@ -62,8 +63,10 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
         old, new = recipe(found.config), recipe(config)
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key):
-                made = workdir / "data"
+                made, cut = workdir / "data", workdir / "candidates"
                 kept = f", with --config.data.dir={made} for its data" if made.exists() else ""
+                if cut.exists() and not key.startswith(("data.", "candidates.")):
+                    kept += f", and move {cut} there for its candidates"
                 raise InputError(
                     f"{workdir}: was made with config.{key} = {old.get(key)}, not {new.get(key)}; "
                     f"choose another --workdir{kept}"

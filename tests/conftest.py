@@ -23,6 +23,7 @@ def xla_flags(devices: int, level: int = 0) -> str:
 
 
 os.environ["XLA_FLAGS"] = xla_flags(8)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # where there are GPUs too: meshes here are of eight
 # XLA's threads, as many as cores otherwise: on two cores devices that wait for one another in a
 # collective can hold them all, and wait for ever.
 os.environ["NPROC"] = "16"

@@ -52,7 +52,7 @@ def test_a_mistake_is_one_line_and_no_traceback(arguments, saying):
     ("raised", "lines"),
     [
         ("InputError('scan.mhd: broken')", ["error: scan.mhd: broken"]),
-        ("KeyboardInterrupt", ["interrupted; run the same command again to go on"]),
+        ("KeyboardInterrupt", ["interrupted; run the same command again, what was saved is kept"]),
     ],
 )
 def test_what_main_raises(raised, lines):
@@ -64,6 +64,18 @@ def test_what_main_raises(raised, lines):
     assert done.returncode != 0
     assert done.stdout.splitlines() == ["begun"]
     assert done.stderr.splitlines() == lines
+
+
+def test_libraries_are_silent_but_for_a_gpu_that_jax_leaves_out():
+    code = (
+        "import logging\nfrom lung_unet import command\ndef main():\n"
+        "    import jax\n"
+        "    logging.getLogger('orbax').error('chatter')\n"
+        "    logging.getLogger('jax._src.xla_bridge').warning('Falling back to cpu.')\n"
+        "command.run(main)"
+    )
+    done = run("-c", code)
+    assert done.stderr.count("Falling back to cpu.") == 1 and "chatter" not in done.stderr
 
 
 def test_too_little_memory_on_the_device_is_one_line():

@@ -71,6 +71,16 @@ def test_data_that_a_refused_run_prepared_are_named(workdir, config, dataset):
     refused(saying, claim, workdir, config, dataset)
 
 
+def test_candidates_are_kept_and_named_by_any_path(tmp_path, second_config, dataset):
+    claim(tmp_path, second_config, dataset)
+    second_config.candidates.update(workdir="/elsewhere/../RUN", csv="/moved.csv")
+    claim(tmp_path, second_config, dataset)  # collect.py knows what is in them
+    (tmp_path / "candidates").mkdir()
+    second_config.train.batch_size += 1
+    saying = f"choose another --workdir, and move {tmp_path}/candidates there for its candidates"
+    refused(saying, claim, tmp_path, second_config, dataset)
+
+
 def test_a_configuration_with_another_key_is_refused(workdir, config, dataset):
     with config.unlocked():
         config.model.extra = 1

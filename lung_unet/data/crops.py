@@ -59,10 +59,14 @@ def cut(volume: Volume, centre_mm: np.ndarray, size: tuple[int, ...]) -> np.ndar
     return hu
 
 
+def shard_of(folder: pathlib.Path, series_uid: str, kind: str) -> pathlib.Path:
+    return folder / f"{series_uid}.{kind}.arrayrecord"
+
+
 def write_crops(folder: pathlib.Path, series_uid: str, crops: list[Crop]) -> None:
     """Writes the shards of one scan, none of a kind that it has no crops of."""
     for kind in KINDS:
-        path = folder / f"{series_uid}.{kind}.arrayrecord"
+        path = shard_of(folder, series_uid, kind)
         own = [crop for crop in crops if crop.nodule == (kind == "nodule")]
         path.unlink(missing_ok=True)
         if own:
@@ -112,11 +116,6 @@ def training_batches(
     Raises:
       InputError: no nodule, or nothing else, among the candidates, or fewer than a batch of them.
     """
-    if not 0 < nodule_fraction < 1:
-        raise InputError(
-            f"config.data.nodule_fraction = {nodule_fraction:g}: choose above 0 and below 1, as "
-            "what is no nodule must be learnt too"
-        )
     sources = [_source(folder, "train", kind, on_broken) for kind in KINDS]
     for kind, source in zip(("a nodule", "anything but nodules"), sources, strict=True):
         if source is None:
@@ -154,14 +153,15 @@ def validation_batches(
     The last batch is filled up with what is ignored.
 
     Raises:
-      InputError: the validation split has no candidates, or none are asked for.
+      InputError: the validation split has no candidates.
     """
-    if patches < 1:
-        raise InputError(f"config.train.validation_patches = {patches}: choose 1 or more")
     sources = [_source(folder, "validation", kind) for kind in KINDS]
     found = [0 if source is None else len(source) for source in sources]
     if not any(found):
-        raise InputError(f"{folder}: the validation split has no candidates")
+        raise InputError(
+            f"{folder}: the validation split has no candidates; lower config.candidates.threshold, "
+            "or give config.candidates.csv of these scans"
+        )
     nodules = min(found[0], max(-(-patches // 2), patches - found[1]))
     size, rows = crop_size(patch), []
     for source, taken in zip(sources, (nodules, min(found[1], patches - nodules)), strict=True):

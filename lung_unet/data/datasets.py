@@ -15,6 +15,7 @@ from lung_unet.data.shards import Settings
 from lung_unet.errors import InputError
 
 OUTLINES = ("readers", "sphere")
+LABELLED = ("min_readers", "outlines")  # settings that say what is nodule
 
 
 def settings_of(data: ConfigDict) -> Settings:
@@ -62,6 +63,9 @@ def open_dataset(data: ConfigDict, workdir: pathlib.Path, make: bool = True) -> 
         wanted = data.spacing_mm
         other = f", not at config's {wanted:g}" if dataset.spacing_mm != wanted else ""
         print(f"data: {source}, at {dataset.spacing_mm:g} mm{other}")
+        for name, made in dataset.manifest["settings"].items():
+            if name in LABELLED and made != data[name]:
+                print(f"data: was prepared with {name} = {made}, not config's {data[name]}")
         return dataset
     if not make:
         return Dataset(workdir / "data", data.fold)

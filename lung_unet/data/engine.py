@@ -23,15 +23,16 @@ def run(
 ) -> Generator:
     """The results of `task(*job)` of all jobs, as they come. What a job begins with names it.
 
-    `engine` is "local", on `workers` processes (all cores by default), or the address of a Dask
-    scheduler, as tcp://host:8786; its workers must be able to import `task`.
+    `engine` is "local", on `workers` processes (by default one for each core that this one may
+    use), or the address of a Dask scheduler, as tcp://host:8786; its workers must be able to import
+    `task`.
 
     Raises:
       InputError: no such engine, no scheduler there, or workers that die again and again; and
         what a task raises. Jobs that have not begun are dropped then.
     """
     if engine == LOCAL:
-        return _local(task, jobs, workers or os.cpu_count() or 1)
+        return _local(task, jobs, workers or len(os.sched_getaffinity(0)))
     if not re.fullmatch(r"(tcp|tls)://.+:[0-9]+", engine):
         raise InputError(f"--engine={engine}: give local, or a Dask scheduler as tcp://host:8786")
     return _dask(task, jobs, engine)

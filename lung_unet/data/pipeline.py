@@ -6,11 +6,15 @@ patch is of, -1 at a nodule. Everything else happens on the accelerator.
 """
 
 import bisect
+import contextlib
 import dataclasses
+import errno
 import fractions
 import math
+import os
+import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
@@ -26,8 +30,15 @@ AGAIN = "delete the shard and run prepare again"
 ON_BROKEN = ("stop", "skip")
 
 
+class Broken(InputError):
+    """A record that cannot be read."""
+
+
 class Shards:
     """Random access to the records of many shards, each decoded by `decode`.
+
+    ArrayRecord keeps each shard open that was read once, and LUNA16 has more than the 1,024 files
+    that a process may have by default: so this one may from now on have as many as the system lets.
 
     `on_broken` says what reading a broken record does. ArrayRecord keeps a hash of every record and
     checks it. "skip" gives the next record, always the same, and says so the first time.
@@ -40,16 +51,16 @@ class Shards:
     def __init__(
         self, paths: list[str], decode: Callable, on_broken: str = "stop", remedy: str = AGAIN
     ):
-        if on_broken not in ON_BROKEN:
-            raise InputError(
-                f"config.data.on_broken = {on_broken!r}: choose {' or '.join(ON_BROKEN)}"
-            )
+        check_on_broken(on_broken)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._on_broken = on_broken
         self._broken: dict[int, object] = {}  # as a set, with an atomic add: threads read
         self._paths = paths
         self._decode, self._remedy = decode, remedy
         self._ends = np.cumsum([_records_in(path, remedy) for path in paths]).tolist()
-        self._source = ArrayRecordDataSource(paths)
+        with _opening("".join(paths[:1])):
+            self._source = ArrayRecordDataSource(paths)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -61,34 +72,60 @@ class Shards:
             number = (int(index) + after) % len(self)
             try:
                 return self._read(number)
-            except InputError as error:
+            except Broken as error:
                 if self._on_broken == "stop":
                     raise
                 self._report(number, error)
         raise InputError(
-            f"{self._paths[0]} and those beside it: all records are broken; run prepare again"
+            f"{self._paths[0]} and those beside it: all records are broken; {self._remedy}"
         )
 
     def _read(self, index: int):
         try:
-            return self._decode(self._source[index])
+            with _opening(self._paths[0]):
+                record = self._source[index]
+            return self._decode(record)
         except (RuntimeError, ValueError, KeyError) as error:
             shard = bisect.bisect_right(self._ends, index)
             number = index - (self._ends[shard - 1] if shard else 0)
-            raise InputError(
+            raise Broken(
                 f"{self._paths[shard]}: record {number} is broken ({str(error)[:120]}); "
                 f"{self._remedy}"
             ) from error
 
-    def _report(self, index: int, error: InputError) -> None:
+    def _report(self, index: int, error: Broken) -> None:
         mine = object()
         if self._broken.setdefault(index, mine) is mine:
             print(f"skipped, {len(self._broken)} so far: {error}")
 
 
+def check_on_broken(on_broken: str) -> None:
+    """
+    Raises:
+      InputError: there is no such choice.
+    """
+    if on_broken not in ON_BROKEN:
+        raise InputError(f"config.data.on_broken = {on_broken!r}: choose {' or '.join(ON_BROKEN)}")
+
+
+@contextlib.contextmanager
+def _opening(path: str) -> Iterator[None]:
+    """Too many open files are nobody's broken shard."""
+    try:
+        yield
+    except RuntimeError as error:
+        if os.strerror(errno.EMFILE) not in str(error):
+            raise
+        raise InputError(
+            f"{path} and those beside it: each shard that was read stays open, and this process "
+            "may have no more files open; raise the system's limit (ulimit -Hn)"
+        ) from error
+
+
 def _records_in(path: str, remedy: str) -> int:
     try:
-        return len(ArrayRecordDataSource([path]))
+        with _opening(path):
+            return len(ArrayRecordDataSource([path]))
     except RuntimeError as error:
         raise InputError(f"{path}: is broken ({str(error)[:120]}); {remedy}") from error
 
@@ -161,8 +198,6 @@ def training_batches(
       InputError: the split has no blocks, or its blocks are smaller than a patch.
     """
     _check_patch(dataset, patch)
-    if not 0 <= nodule_fraction <= 1:
-        raise InputError(f"config.data.nodule_fraction = {nodule_fraction}: choose 0 to 1")
     nodules = _blocks(dataset, "train", "nodule", seed, on_broken)
     background = _blocks(dataset, "train", "background", seed + 1, on_broken, mining)
     mixed = mix(nodules, background, nodule_fraction)
@@ -204,7 +239,7 @@ def validation_batches(
     if mixed is None:
         raise InputError(f"{dataset.folder}: the validation split has no blocks")
     cropped = mixed.seed(seed).random_map(CropPatch(patch)).batch(batch_size // shards)
-    return [cropped[i * shards + shard] for i in range(max(1, -(-patches // batch_size)))]
+    return [cropped[i * shards + shard] for i in range(-(-patches // batch_size))]
 
 
 def _blocks(

@@ -20,19 +20,30 @@ from lung_unet.train.step import Apply
 AIR = -1.0  # in window units
 
 
+def check_judging(config: ConfigDict) -> None:
+    """
+    Raises:
+      InputError: `config.evaluation` holds what cannot be.
+    """
+    evaluation = config.evaluation
+    if evaluation.batch_size < 1 or evaluation.attribution_steps < 1:
+        raise InputError("config.evaluation: batch_size and attribution_steps: at least 1")
+    if evaluation.weight is not None and not 0 <= evaluation.weight <= 1:
+        raise InputError(f"config.evaluation.weight = {evaluation.weight:g}: choose 0 to 1")
+
+
 class CandidateClassifier:
     """Callable: (probability of a nodule, malignancy 1 to 5), each (n,), of candidates of a volume.
 
     Candidates are world positions (z, y, x) mm; a batch is spread over all devices of the mesh.
 
     Raises:
-      InputError: `config.evaluation` holds what cannot be.
+      InputError: as `check_judging`.
     """
 
     def __init__(self, config: ConfigDict, apply: Apply, params: dict, mesh: Mesh):
+        check_judging(config)
         evaluation = config.evaluation
-        if evaluation.batch_size < 1 or evaluation.attribution_steps < 1:
-            raise InputError("config.evaluation: batch_size and attribution_steps: at least 1")
         self.size = crop_size(tuple(config.data.patch))
         self._params = params
         self._batch = -(-evaluation.batch_size // mesh.size) * mesh.size

@@ -8,6 +8,7 @@ sees the nodules themselves, wherever the marks are.
 """
 
 import hashlib
+import itertools
 import json
 import pathlib
 from collections.abc import Callable
@@ -17,8 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lung_unet import workdir as runs
-from lung_unet.command import frozen
-from lung_unet.data.crops import NOT_RATED, Crop, crop_size, cut, write_crops
+from lung_unet.data.crops import KINDS, NOT_RATED, Crop, crop_size, cut, shard_of, write_crops
 from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.records import ScanRecord
@@ -78,8 +78,9 @@ class Collector:
             )
         self._config, self._dataset = config, dataset
         self._folder = workdir / FOLDER
+        sizes = {name: c[name] for name in ("threshold", "others", "jitter")}
         self.settings = {
-            "candidates": frozen(c), "patch": list(config.data.patch),
+            "candidates": sizes, "patch": list(config.data.patch),
             "data": runs.identity(dataset), "fold": config.data.fold, "version": VERSION,
         }  # fmt: skip
         self._finders: list[Finder] = []
@@ -99,10 +100,13 @@ class Collector:
         voxels: of each mark on a region of the mask, as `region_voxels` has them (else None);
         truth: voxels of all nodules (None where a list gave the marks). Both are counted on the
         validation split alone, where they choose a threshold.
+
+        Raises:
+          InputError: crops that were cut before are gone.
         """
         write_text(self._folder / "settings.json", self._text)
         folder, counted = self._folder / split, split == "validation"
-        return each_scan(
+        scans = each_scan(
             self._dataset,
             split,
             folder,
@@ -110,6 +114,14 @@ class Collector:
             lambda record: self._examine(record, folder if split in TRAINED else None, counted),
             f"candidates, {split}",
         )
+        for scan, kind in itertools.product(scans, KINDS):
+            path = shard_of(folder, scan["series_uid"], kind)
+            if scan["crops"][kind] and not path.exists():
+                raise InputError(
+                    f"{path}: is missing; delete {scan['series_uid']}.json beside it, and run main "
+                    "again"
+                )
+        return scans
 
     @property
     def _text(self) -> str:
@@ -121,8 +133,9 @@ class Collector:
         trained = (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir())
         if trained and path.exists() and path.read_text() != self._text:
             raise InputError(
-                f"{workdir}: was trained on other candidates; config.candidates.workdir or "
-                "config.candidates.csv has changed since, choose another --workdir"
+                f"{workdir}: was trained on other candidates; what config.candidates.workdir or "
+                "config.candidates.csv holds, or lung_unet, has changed since, choose another "
+                "--workdir"
             )
 
     def _open_segmentation(self, workdir: pathlib.Path, restore: Restore) -> Finder:
@@ -164,8 +177,11 @@ class Collector:
         if not known & table.keys():
             raise InputError(
                 f"{path}: names none of the {len(known)} scans of {self._dataset.folder}; give the "
-                "candidates of these scans"
+                "candidates of these scans (with their pseudonyms, where they were prepared with "
+                "these)"
             )
+        if missing := len(known - table.keys()):
+            print(f"{path}: has no candidate in {missing} of {len(known)} scans")
         self.settings["csv"] = hashlib.sha256(path.read_bytes()).hexdigest()
 
         def find(record: ScanRecord, _: bool) -> Seen:
@@ -210,6 +226,9 @@ class Collector:
             for candidate, finding in on
             if finding is None and not candidate.nodule
         ]
+        holds = record.volume.grid.holds  # beyond it a crop is air
+        nodules = [(centre, f) for centre, f in nodules if holds(centre)]
+        others = [centre for centre in others if holds(centre)]
         rng = np.random.default_rng(list(hashlib.sha256(record.series_uid.encode()).digest()))
         chosen = sorted(rng.permutation(len(others))[: settings.others])
         return [

@@ -96,9 +96,15 @@ class SecondStage:
         return draw_attribution(*self.classifier.attribution(volume, centre_mm), large)
 
     def judge_split(
-        self, dataset: Dataset, split: str, marks: list[dict], folder: pathlib.Path, settings: dict
+        self,
+        dataset: Dataset,
+        split: str,
+        marks: list[dict],
+        folder: pathlib.Path,
+        settings: dict,
+        pictures: bool = False,
     ) -> list[dict]:
-        """Of each scan of a split what `second_stage.measure` takes, and pictures.
+        """Of each scan of a split what `second_stage.measure` takes, and pictures if asked for.
 
         `marks` are {"series_uid", "marks"} of its scans, rows z, y, x, probability or None; results
         are kept in the folder while `settings`, that the marks depend on, and the classifier stay.
@@ -108,12 +114,17 @@ class SecondStage:
             dataset,
             split,
             folder,
-            {"marks": settings, "second_stage": self.settings, "weight": self.weight},
-            lambda record: self._judge(record, own[record.series_uid]),
+            {
+                "marks": settings,
+                "second_stage": self.settings,
+                "weight": self.weight,
+                "pictures": pictures,
+            },
+            lambda record: self._judge(record, own[record.series_uid], pictures),
             f"second stage, {split}",
         )
 
-    def _judge(self, record: ScanRecord, marks: list[list]) -> dict[str, Any]:
+    def _judge(self, record: ScanRecord, marks: list[list], drawn: bool) -> dict[str, Any]:
         rows = np.array(marks, float).reshape(-1, 4)
         opinions = self(record.volume, list(rows[:, :3]), rows[:, 3].tolist())
         nodules, excluded = finding_rows(record.findings)
@@ -123,6 +134,8 @@ class SecondStage:
         malignancy, pictures = [], []
 
         def picture(number: int, title: str) -> None:
+            if not drawn:  # each takes the gradient of many steps
+                return
             png = self.picture(record.volume, rows[number, :3])
             pictures.append(
                 {

@@ -58,7 +58,7 @@ def operating_point(
       InputError: it was not chosen for them, the configuration gives what cannot be, or all there
         is, and the folder is not the first run's own.
     """
-    given = _given(members[0].config)
+    given = given_thresholds(members[0].config)
     own = folder.resolve() == members[0].workdir.resolve()
     if len(given) == len(GRID):
         if not own:
@@ -110,7 +110,7 @@ def choose(
     Each validation scan is predicted once, and what was found of it is kept, so that a choice that
     was interrupted goes on.
     """
-    given = _given(config)
+    given = given_thresholds(config)
     if len(given) == len(GRID):
         return OperatingPoint(**given)
     values = _values(given)
@@ -132,8 +132,12 @@ def choose(
     return OperatingPoint(**chosen)
 
 
-def _given(config: ConfigDict) -> dict[str, float]:
-    """What the configuration gives as numbers."""
+def given_thresholds(config: ConfigDict) -> dict[str, float]:
+    """What the configuration gives as numbers.
+
+    Raises:
+      InputError: numbers that cannot be.
+    """
     given = {k: float(config.evaluation[k]) for k in GRID if config.evaluation[k] is not None}
     for name, number in given.items():
         if name != "min_diameter_mm" and not 0 < number < 1:

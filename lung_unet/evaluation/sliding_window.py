@@ -81,7 +81,11 @@ def _mirrors(axes: tuple[int, ...]) -> np.ndarray:
     return np.array(list(product(*([False, True] if a in axes else [False] for a in range(3)))))
 
 
-def _check(config: ConfigDict) -> None:
+def check_windows(config: ConfigDict) -> None:
+    """
+    Raises:
+      InputError: `config.evaluation` holds an impossible window, overlap or axis.
+    """
     evaluation, multiples = config.evaluation, scales_of(config.model)[-1]
     size, axes = tuple(evaluation.window), tuple(evaluation.mirror_axes)
     if size and (
@@ -117,11 +121,11 @@ class Predictor:
     The windows of a batch are spread over all devices of the mesh; sums are on each of them.
 
     Raises:
-      InputError: `config.evaluation` holds an impossible window, overlap or axis.
+      InputError: as `check_windows`.
     """
 
     def __init__(self, config: ConfigDict, apply: Apply, params: dict, mesh: Mesh):
-        _check(config)
+        check_windows(config)
         evaluation = config.evaluation
         self.params = params
         self._size = tuple(evaluation.window or config.data.patch)

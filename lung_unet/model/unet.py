@@ -16,7 +16,7 @@ from lung_unet.model.levels import scales_of, strides_of
 
 DOWN = ("max_pool", "strided")
 UP = ("transpose", "nearest")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")  # float16 would need its loss scaled
 # What a new network gives every voxel, about. Nodules are rarer still; from 0.5, the first hundred
 # steps would do nothing but learn that. Lin et al. 2017, arXiv 1708.02002, section 4.1.
 PRIOR = 0.01

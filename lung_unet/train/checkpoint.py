@@ -106,7 +106,7 @@ class Checkpoints:
 
         `position` is the data iterator's state, `scores` the validation of this state, if any.
         """
-        self._settle()
+        self.settle()
         copied = self._copy(state)  # the next step takes the memory of `state`
         self._begun = True
         if self._write:
@@ -131,13 +131,13 @@ class Checkpoints:
 
     def score(self, step: int, scores: dict[str, float]) -> None:
         """Adds the validation of a state that was saved before it could be validated."""
-        self._settle()
+        self.settle()
         if self._write and step in self._manager.all_steps():
             write_text(self.folder / str(step) / "metrics" / "metrics", json.dumps(scores))
         gather("score", "")
         self._manager.reload()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Waits for the save that was begun; all processes learn what became of it."""
         if not self._begun:
             return
@@ -159,7 +159,7 @@ class Checkpoints:
         Raises:
           InputError: the last checkpoint could not be written.
         """
-        self._settle()
+        self.settle()
         if self._failed:
             raise InputError(
                 f"{self.folder}: the last checkpoint could not be saved ({self._failed}); what was "
@@ -185,7 +185,7 @@ class Checkpoints:
         Raises:
           InputError: there are checkpoints, but none can be read; nothing is renamed then.
         """
-        self._settle()
+        self.settle()
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(_abstract(like.weights)),
             rest=ocp.args.StandardRestore(_abstract(_rest(like))),

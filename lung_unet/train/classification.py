@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from lung_unet.data import crops
@@ -26,18 +27,31 @@ FOLDER = "candidates"  # of the workdir: where the crops lie
 NO_MINING = ConfigDict({"every": 0, "fraction": 0.0})  # the segmentation's marks are hard already
 
 
-def opinion_loss(outputs: jax.Array, batch: Batch, malignancy_weight: float) -> jax.Array:
-    """Cross-entropy of nodule or not, plus the weighted Huber loss of the rated ones' malignancy.
+def opinion_terms(outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """(cross-entropy of nodule or not, Huber loss of the malignancy), each (batch,).
 
-    outputs (batch, 2) as the network's; both are means over what counts for them.
+    outputs (batch, 2) are the network's.
     """
-    known = batch["nodule"] != IGNORE
-    rated = known & (batch["malignancy"] != NOT_RATED)
     entropy = optax.sigmoid_binary_cross_entropy(outputs[:, 0], (batch["nodule"] == 1) * 1.0)
     target = (batch["malignancy"] - MIDDLE_RATING) / RATINGS_A_UNIT
-    distance = optax.huber_loss(outputs[:, 1], target)
+    return entropy, optax.huber_loss(outputs[:, 1], target)
 
-    def mean(values: jax.Array, where: jax.Array) -> jax.Array:
+
+def opinion_loss(
+    entropy: ArrayLike,
+    distance: ArrayLike,
+    nodule: ArrayLike,
+    rating: ArrayLike,
+    malignancy_weight: float,
+) -> jax.Array:
+    """The mean entropy of what is not ignored, plus the weighted mean distance of what is rated.
+
+    The terms are those of `opinion_terms`; nodule and rating as in a batch; all (batch,).
+    """
+    known = jnp.asarray(nodule) != IGNORE
+    rated = known & (jnp.asarray(rating) != NOT_RATED)
+
+    def mean(values: ArrayLike, where: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(where, values, 0)) / jnp.maximum(where.sum(), 1)
 
     return mean(entropy, known) + malignancy_weight * mean(distance, rated)
@@ -63,7 +77,9 @@ def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
         images = augment_local(batch["hu"], one_a_sample(key, batch))
 
         def loss(params: dict) -> jax.Array:
-            return opinion_loss(apply(params, images), batch, config.loss.malignancy_weight)
+            terms = opinion_terms(apply(params, images), batch)
+            known = batch["nodule"], batch["malignancy"]
+            return opinion_loss(*terms, *known, config.loss.malignancy_weight)
 
         return *jax.value_and_grad(loss)(params), {}
 
@@ -73,19 +89,22 @@ def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
 def make_validation_step(
     config: ConfigDict, apply: Apply, mesh: Mesh
 ) -> Callable[[dict, Batch], dict[str, jax.Array]]:
-    """The compiled validation: (params, batch) → the loss, and what each candidate is and seems."""
+    """The compiled validation: (params, batch) → of each candidate what it is and seems, and the
+    terms of the loss."""
     replicated = NamedSharding(mesh, REPLICATED)
 
     def step(params: dict, batch: Batch) -> dict[str, jax.Array]:
         params = jax.lax.with_sharding_constraint(params, replicated)
         outputs = apply(params, window(batch["hu"], config.data.window_hu)[..., None])
         probability, malignancy = opinions(outputs)
+        entropy, distance = opinion_terms(outputs, batch)
         return {
-            "loss": opinion_loss(outputs, batch, config.loss.malignancy_weight),
             "nodule": batch["nodule"],
             "rating": batch["malignancy"],
             "probability": probability,
             "malignancy": malignancy,
+            "entropy": entropy,
+            "distance": distance,
         }
 
     return jax.jit(step, in_shardings=(None, NamedSharding(mesh, BATCH)), out_shardings=replicated)
@@ -130,14 +149,16 @@ class Classification:
         )
 
     def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
-        """The mean loss of the batches; of all candidates how well nodules are told from others,
-        and benign ones from malignant."""
-        rows = {k: np.concatenate([o[k] for o in outputs]) for k in outputs[0] if k != "loss"}
+        """Of all candidates the loss, how well nodules are told from others, and benign ones from
+        malignant."""
+        rows = {k: np.concatenate([o[k] for o in outputs]) for k in outputs[0]}
         known = rows["nodule"] != IGNORE
         rated = known & (rows["rating"] != NOT_RATED)
         nodule = rows["nodule"][known] == 1
+        terms = rows["entropy"], rows["distance"], rows["nodule"], rows["rating"]
+        loss = opinion_loss(*terms, malignancy_weight=self.config.loss.malignancy_weight)
         values = {
-            "loss": float(np.mean([o["loss"] for o in outputs])),
+            "loss": float(loss),
             "auc": auc(rows["probability"][known], nodule),
             "average_precision": average_precision(rows["probability"][known], nodule),
             **malignancy_scores(rows["malignancy"][rated], rows["rating"][rated]),

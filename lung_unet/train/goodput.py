@@ -66,10 +66,12 @@ class Goodput:
     def restored(self, step: int) -> None:
         """Training goes on from `step`: what was done after it was saved is lost."""
         self.switch(self._kind)
-        kept = self._saved.get(str(step), dict.fromkeys(KINDS, 0.0))
+        kept = self._saved.get(str(step))
+        if kept is None:
+            once = ("start", "compilation") if self.starts == 1 else ()  # not done again
+            kept = {kind: self._seconds[kind] if kind in once else 0.0 for kind in KINDS}
         lost = sum(self._seconds.values()) - sum(kept.values())
-        if self.starts > 1 or kept["steps"]:
-            self._seconds = {**kept, "lost": kept["lost"] + lost}
+        self._seconds = {**kept, "lost": kept["lost"] + lost}
 
     def saved(self, step: int) -> None:
         """What was done until now is in the checkpoint of `step`."""

@@ -52,6 +52,7 @@ def train(
                 try:
                     return trainer.run(preemption)
                 except NotFinite as bad:
+                    checkpoints.settle()  # the last may be being saved
                     skipped.add(bad, checkpoints.latest_step(), checkpoints.folder)
 
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.mining import Mining
+from lung_unet.data.pipeline import check_on_broken
 from lung_unet.errors import InputError
 from lung_unet.model.losses import make_loss
 from lung_unet.parallel.mesh import make_mesh
@@ -20,7 +21,10 @@ from lung_unet.train.optimizer import make_optimizer
 from lung_unet.train.segmentation import Segmentation
 
 TASKS = ("segmentation", "classification")
-COUNTS = ("steps", "batch_size", "accumulate", "log_every", "eval_every", "checkpoint_every")
+COUNTS = (
+    "steps", "batch_size", "accumulate", "log_every", "eval_every", "checkpoint_every",
+    "validation_patches",
+)  # fmt: skip
 
 
 class Task(Protocol):
@@ -69,9 +73,18 @@ def check(config: ConfigDict) -> None:
     for name, value in (("seed", config.seed), ("data.threads", config.data.threads)):
         if value < 0:
             raise InputError(f"config.{name} = {value}: choose 0 or more")
+    fraction = config.data.nodule_fraction
+    if not 0 <= fraction <= 1:
+        raise InputError(f"config.data.nodule_fraction = {fraction:g}: choose 0 to 1")
+    check_on_broken(config.data.on_broken)
     if config.task == "segmentation":
         make_loss(config)
         agreement(config.data)
+    elif fraction in (0, 1):
+        raise InputError(
+            f"config.data.nodule_fraction = {fraction:g}: choose above 0 and below 1, as what is "
+            "no nodule must be learnt too"
+        )
     elif (config.mesh.space, config.train.accumulate) != (1, 1):
         raise InputError(
             "config.mesh.space and config.train.accumulate: leave both at 1, crops are small"

@@ -120,16 +120,6 @@ def test_a_part_of_validation_is_of_both_kinds_and_of_all_scans(
         assert abs(of_scan.sum() - (~of_scan).sum()) <= 1
 
 
-def test_settings_that_leave_nothing_to_learn_or_validate_are_refused(tmp_path):
-    write(tmp_path)
-    write(tmp_path, split="validation")
-    for share in (0.0, 1.0, 1.5):
-        with pytest.raises(InputError, match=r"nodule_fraction = .*above 0 and below 1"):
-            batches(tmp_path, nodule_fraction=share)
-    with pytest.raises(InputError, match="validation_patches = 0: choose 1 or more"):
-        validation_batches(tmp_path, patch=PATCH, batch_size=4, patches=0)
-
-
 @pytest.mark.parametrize(
     ("nodules", "others", "size", "said"),
     [

@@ -34,10 +34,13 @@ def test_a_prepared_folder_is_opened_as_it_is(config, prepared, tmp_path, capsys
     config.data.dir = str(prepared)
     config.data.spacing_mm = 2.0  # what it was prepared with holds
     config.data.fold = 2
+    config.data.min_readers = 1
     dataset = open_dataset(config.data, tmp_path / "work")
     assert dataset.folder == prepared
     assert [e["subset"] for e in dataset.scans("test")] == [2]
-    assert "at 4 mm, not at config's 2" in capsys.readouterr().out
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 2 and told[0].endswith("at 4 mm, not at config's 2")
+    assert told[1] == "data: was prepared with min_readers = 3, not config's 1"
     assert not (tmp_path / "work").exists()
 
 

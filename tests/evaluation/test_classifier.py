@@ -100,8 +100,9 @@ def test_the_map_shows_where_voxels_speak_for_a_nodule_and_against(
         np.testing.assert_allclose(shown, wanted, atol=0.01)
 
 
-def test_what_cannot_be_is_refused(second_config):
+@pytest.mark.parametrize("change", [{"batch_size": 0}, {"attribution_steps": 0}, {"weight": 1.5}])
+def test_what_cannot_be_is_refused(second_config, change):
     apply, _ = make_apply(second_config)
-    second_config.evaluation.batch_size = 0
+    second_config.evaluation.update(change)
     with pytest.raises(InputError, match=r"config\.evaluation"):
         CandidateClassifier(second_config, apply, {}, make_local_mesh(second_config))

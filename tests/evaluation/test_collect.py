@@ -6,7 +6,7 @@ import pytest
 from lung_unet import workdir as runs
 from lung_unet.data.crops import KINDS
 from lung_unet.data.pipeline import scan_records
-from lung_unet.data.scan import Finding
+from lung_unet.data.scan import Finding, Grid
 from lung_unet.errors import InputError
 from lung_unet.evaluation.collect import Collector, hit
 from lung_unet.restore import restore_predictor
@@ -59,6 +59,40 @@ def test_crops_of_a_list_are_nodules_and_what_lies_elsewhere(second_config, csv,
     assert [scan["crops"]["other"] for scan in fewer] == [1, 1]
     assert [len(scan["marks"]) for scan in fewer] == [5, 5]
     assert fewer[0]["voxels"] == [None] * 5 and fewer[0]["truth"] is None
+
+
+def test_what_lies_beyond_the_volume_is_no_crop_of_air(
+    second_config, csv, dataset, tmp_path, monkeypatch
+):
+    uids = {line.split(",")[0] for line in csv.read_text().splitlines()[1:]}
+    csv.write_text(csv.read_text() + "".join(f"{uid},5000,0,0,0\n" for uid in uids))
+    scans = Collector(tmp_path / "a", second_config, dataset, restore_predictor)("train")
+    assert [scan["crops"] for scan in scans] == [{"nodule": 2, "other": 3, "rated": 0}] * 2
+    monkeypatch.setattr(Grid, "holds", lambda *_: False)  # as of nodules that the lungs' box lacks
+    scans = Collector(tmp_path / "b", second_config, dataset, restore_predictor)("train")
+    assert [scan["crops"] for scan in scans] == [{"nodule": 0, "other": 0, "rated": 0}] * 2
+
+
+def test_crops_that_are_gone_are_missed(second_config, csv, dataset, tmp_path):
+    collector = Collector(tmp_path, second_config, dataset, restore_predictor)
+    collector("train")
+    collector("train")
+    path = min((tmp_path / FOLDER / "train").glob("*.other.arrayrecord"))
+    path.unlink()
+    with pytest.raises(InputError, match=rf"{path.name}: is missing; delete 1\.2\.\d\.json beside"):
+        collector("train")
+    min((tmp_path / FOLDER / "train").glob("*.json")).unlink()
+    collector("train")
+    assert path.exists()
+
+
+def test_a_list_of_some_scans_says_of_how_many_it_knows_nothing(
+    second_config, csv, dataset, tmp_path, capsys
+):
+    uid = csv.read_text().splitlines()[1].split(",")[0]
+    csv.write_text("".join(l for l in csv.read_text().splitlines(True) if not l.startswith(uid)))
+    Collector(tmp_path, second_config, dataset, restore_predictor)
+    assert "has no candidate in 1 of 4 scans" in capsys.readouterr().out
 
 
 def test_marks_of_a_segmentation_are_its_froc_marks(

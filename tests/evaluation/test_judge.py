@@ -9,6 +9,7 @@ import pytest
 from lung_unet.evaluation.candidates import Candidate
 from lung_unet.evaluation.judge import SecondStage
 from lung_unet.evaluation.operating_point import OperatingPoint, choose
+from lung_unet.evaluation.resume import scored_split
 from lung_unet.evaluation.split import evaluate_split
 
 MEMBERS = [{"step": 7}]
@@ -49,6 +50,14 @@ def test_metrics_and_report_have_both_stages(config, dataset, oracle, second, tm
     assert "second_stage" not in json.loads((tmp_path / "metrics.json").read_text())
     assert not (tmp_path / "figures" / "second_stage.png").exists()
     assert not (tmp_path / "candidates_second_stage.csv").exists()
+
+
+def test_only_a_report_has_pictures_drawn(dataset, oracle, config, second, tmp_path):
+    evaluate_split(oracle(shift=1), config, dataset, "test", tmp_path, MEMBERS)
+    marks = list(scored_split(tmp_path, "test")[0].values())
+    for drawn in (False, True):
+        scans = second.judge_split(dataset, "test", marks, tmp_path / "judged", {}, pictures=drawn)
+        assert any(scan["pictures"] for scan in scans) == drawn
 
 
 def test_both_stages_decide_what_is_in_the_mask(config, dataset, oracle, second, tmp_path):

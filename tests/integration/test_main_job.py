@@ -179,6 +179,13 @@ def test_bad_input_is_one_line_that_names_it(run, tiny, luna16, trained, case):
     assert after == before  # nothing existing is touched
 
 
+@pytest.mark.parametrize("flag", ["evaluation.overlap=2", "evaluation.threshold=3"])
+def test_an_evaluation_that_cannot_be_is_refused_before_data_are_made(run, tiny, tmp_path, flag):
+    process = run("main", *tiny, f"--config.{flag}", f"--workdir={tmp_path / 'run'}", fails=True)
+    assert process.stderr.startswith(f"error: config.{flag.partition('=')[0]}")
+    assert not (tmp_path / "run").exists()
+
+
 def test_predict_names_what_it_cannot_read(run, trained, tmp_path):
     workdir, _ = trained
     grid = Grid((8, 8, 8), np.ones(3), np.zeros(3))

@@ -8,7 +8,7 @@ from lung_unet.data.crops import Crop, write_crops
 from lung_unet.data.scan import IGNORE
 from lung_unet.errors import InputError
 from lung_unet.train import loop
-from lung_unet.train.classification import FOLDER, opinion_loss, opinions
+from lung_unet.train.classification import FOLDER, opinion_loss, opinion_terms, opinions
 from lung_unet.train.task import check, make_task
 from lung_unet.train.writer import read_rows
 
@@ -35,9 +35,14 @@ def test_what_is_ignored_or_not_rated_moves_nothing():
     batch = {"nodule": jnp.array([1, 0, IGNORE], jnp.uint8), "malignancy": jnp.array([4.0, 0, 5.0])}
     entropy = (np.log1p(np.exp(-0.3)) + np.log1p(np.exp(-2.0))) / 2
     expected = entropy + 0.5 * 0.5 * (0.9 - 0.5) ** 2
-    assert opinion_loss(outputs, batch, 0.5) == pytest.approx(expected, rel=1e-5)
+
+    def loss(batch):
+        terms = opinion_terms(outputs, batch)
+        return opinion_loss(*terms, batch["nodule"], batch["malignancy"], 0.5)
+
+    assert loss(batch) == pytest.approx(expected, rel=1e-5)
     nobody = batch | {"malignancy": jnp.zeros(3)}
-    assert opinion_loss(outputs, nobody, 0.5) == pytest.approx(entropy, rel=1e-5)
+    assert loss(nobody) == pytest.approx(entropy, rel=1e-5)
 
 
 def test_ratings_stay_on_the_readers_scale():
@@ -83,6 +88,11 @@ def test_the_best_checkpoint_is_of_the_highest_average_precision(second_config, 
      ({"data": {"window_hu": (400, -1000)}}, "the lower first"),
      ({"optimizer": {"clip_norm": 0.0}}, r"clip_norm = 0\.0: choose above 0"),
      ({"mesh": {"data": 1000}}, "needs 1000 devices"),
+     ({"train": {"validation_patches": 0}}, "validation_patches = 0: choose 1 or more"),
+     ({"data": {"nodule_fraction": 0.0}}, r"nodule_fraction = 0: choose above 0 and below 1"),
+     ({"data": {"nodule_fraction": 1.0}}, r"nodule_fraction = 1: choose above 0 and below 1"),
+     ({"data": {"nodule_fraction": 1.5}}, r"nodule_fraction = 1\.5: choose 0 to 1"),
+     ({"data": {"on_broken": "warn"}}, r"config\.data\.on_broken = 'warn': choose stop or"),
      ({"train": {"batch_size": 0}}, "batch_size = 0"), ({"train": {"steps": -1}}, "steps = -1")],
 )  # fmt: skip
 def test_what_cannot_be_trained_is_refused_before_data_are_made(second_config, change, said):
@@ -95,10 +105,15 @@ def test_what_cannot_be_trained_is_refused_before_data_are_made(second_config, c
 def test_one_class_of_ratings_has_no_auc_and_no_crash(second_config, crops):
     task = make_task(second_config, None, crops)
     outputs = [{
-        "loss": np.float32(0.5), "nodule": np.array([1, 1, 0, IGNORE]),
+        "nodule": np.array([1, 1, 0, IGNORE]), "entropy": np.array([0.1, 0.2, 0.3, 9]),
+        "distance": np.array([0.5, 0.3, 9, 9]),
         "rating": np.array([4.0, 5.0, 0, 1.0]), "probability": np.array([0.9, 0.2, 0.3, 1]),
         "malignancy": np.array([4.0, 4.0, 1.0, 5.0]),
     }]  # fmt: skip
     scores = task.scores(outputs)
+    weight = second_config.loss.malignancy_weight
+    assert scores["loss"] == pytest.approx(0.2 + 0.4 * weight)
+    halves = [{k: v[part] for k, v in outputs[0].items()} for part in (slice(3), slice(3, 4))]
+    assert task.scores(halves) == scores  # the batches do not matter
     assert scores.keys() == {"loss", "auc", "average_precision", "malignancy_mae"}
     assert scores["auc"] == 0.5 and scores["malignancy_mae"] == 0.5

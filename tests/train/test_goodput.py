@@ -80,6 +80,20 @@ def test_a_rollback_loses_what_came_after_the_checkpoint(clock, tmp_path):
     assert seconds(tmp_path) == {"steps": 11, "lost": 4}
 
 
+def test_a_rollback_to_the_beginning_loses_the_steps_but_not_the_start(clock, tmp_path):
+    run = Goodput(tmp_path)
+    clock(2)
+    with run.spending("compilation"):
+        clock(3)
+    run.restored(0)
+    run.switch("steps")
+    clock(10)
+    run.restored(0)
+    clock(1)
+    run.write()
+    assert seconds(tmp_path) == {"start": 2, "compilation": 3, "steps": 1, "lost": 10}
+
+
 def test_without_a_checkpoint_all_of_it_is_lost(clock, tmp_path):
     run = Goodput(tmp_path)
     clock(2)

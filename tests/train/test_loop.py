@@ -121,7 +121,7 @@ def test_a_full_disk_stops_neither_training_nor_the_log(
 
     def full_then_not(self, params, preemption, watch):
         full = not validations(tmp_path / "full")  # the first time
-        self.checkpoints._settle()  # the save that meets the full disk has done so
+        self.checkpoints.settle()  # the save that meets the full disk has done so
         resource.setrlimit(resource.RLIMIT_FSIZE, (700 if full else soft, hard))
         return validate(self, params, preemption, watch)
 
