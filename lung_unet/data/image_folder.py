@@ -15,6 +15,7 @@ a nodule; if there are others, each value is one nodule, however many parts it h
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterator
 
 import cc3d
 import numpy as np
@@ -32,6 +33,7 @@ from lung_unet.data.tables import read_rows
 from lung_unet.errors import InputError
 
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+PIECE_MM = 10.0  # of what is ignored
 SUBSETS = {"test": 0, "validation": 1, "train": 2}  # so that fold 0 is the split of splits.csv
 NNUNET_CT = "_0000"  # behind a name in nnU-Net's imagesTr: its only channel
 
@@ -106,32 +108,48 @@ class ImageFolder:
 def findings_of(labels: np.ndarray, grid: Grid) -> tuple[Finding, ...]:
     """The nodules of a label volume, uint8 (z, y, x), each as of all readers, and what it ignores.
 
-    A diameter is that of a ball of the same volume.
+    A nodule's diameter is that of a ball of the same volume.
     """
     nodules = np.where(labels == IGNORE, 0, labels)
     if nodules.max() == 1:
         nodules = cc3d.connected_components(nodules, connectivity=26)
-    ignored = cc3d.connected_components(labels == IGNORE, connectivity=26)
-    return tuple(
-        _finding(numbered[box] == number, box, grid, included)
-        for numbered, included in ((nodules, True), (ignored, False))
-        for number, box in enumerate(ndimage.find_objects(numbered), 1)
+    counted = [
+        _nodule(nodules[box] == number, box, grid)
+        for number, box in enumerate(ndimage.find_objects(nodules), 1)
         if box is not None
-    )
+    ]
+    return (*counted, *_ignored(labels == IGNORE, grid))
 
 
-def _finding(inside: np.ndarray, box: tuple[slice, ...], grid: Grid, included: bool) -> Finding:
+def _nodule(inside: np.ndarray, box: tuple[slice, ...], grid: Grid) -> Finding:
     low = np.array([side.start for side in box])
     volume_mm3 = np.count_nonzero(inside) * np.prod(grid.spacing_mm)
     return Finding(
         centre_mm=grid.to_world(np.argwhere(inside).mean(axis=0) + low),
         diameter_mm=float(2 * (3 * volume_mm3 / (4 * np.pi)) ** (1 / 3)),
-        readers=READERS if included else 0,
-        included=included,
+        readers=READERS,
+        included=True,
         low=low,
-        reader_bits=inside * np.uint8(ALL_READERS if included else 1),
+        reader_bits=inside * np.uint8(ALL_READERS),
         outlined=False,
     )
+
+
+def _ignored(inside: np.ndarray, grid: Grid) -> Iterator[Finding]:
+    """What is ignored, in pieces with balls around them: FROC knows an area by balls alone."""
+    voxels = np.argwhere(inside)
+    size = np.maximum(1, np.rint(PIECE_MM / grid.spacing_mm)).astype(int)
+    _, piece = np.unique(voxels // size, axis=0, return_inverse=True)
+    order = np.argsort(piece, kind="stable")
+    for own in np.split(voxels[order], np.flatnonzero(np.diff(piece[order])) + 1):
+        if not len(own):
+            continue
+        low, centre_mm = own.min(axis=0), grid.to_world(own.mean(axis=0))
+        bits = np.zeros(own.max(axis=0) - low + 1, np.uint8)
+        bits[tuple((own - low).T)] = 1
+        away = np.linalg.norm(grid.to_world(own) - centre_mm, axis=1).max()
+        diameter_mm = float(2 * away + grid.spacing_mm.max())
+        yield Finding(centre_mm, diameter_mm, 0, False, low, bits, outlined=False)
 
 
 def _named(folder: pathlib.Path) -> dict[str, pathlib.Path]:

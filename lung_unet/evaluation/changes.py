@@ -40,8 +40,9 @@ def difference(
             continue
         ours, base = np.array(values, float).T
         samples = np.stack([run.samples[name] - base.samples[name] for run, base in pairs])
-        resampled = samples.shape[1] == RESAMPLES and pairs[0][0].scans > 1
-        ends = bounds(samples[drawn, np.arange(RESAMPLES)[:, None]].mean(1)) if resampled else None
+        count = samples.shape[1]  # fewer of FROC's: those without a nodule, the same in all runs
+        resampled = samples[drawn[:count], np.arange(count)[:, None]].mean(1)
+        ends = bounds(resampled) if pairs[0][0].scans > 1 else None
         result[name] = {
             "mean": float(ours.mean()),
             "base": float(base.mean()),

@@ -12,6 +12,7 @@ from lung_unet.evaluation import candidates, scoring
 from lung_unet.evaluation.resume import scored_split
 from lung_unet.evaluation.summary import Samples, Values, bounds, froc_of, measure
 
+SEGMENTATION = "CPM and sensitivities are of the segmentation's marks, whatever a second stage says"
 SAME = ("data", "fold", "readers")  # of the settings: what was scored against what
 
 
@@ -23,13 +24,15 @@ class Measured:
     samples: Samples
     scans: int
     nodules: int
+    by_segmentation: bool  # whether it ranks the marks, though a second stage decides on the mask
 
 
 def compare(a: pathlib.Path, b: pathlib.Path, split: str) -> dict[str, Any]:
     """Each metric of run `a` and run `b`, their difference a − b, and its 95 % interval.
 
     The interval is over resamples of the scans, the same for both runs, so that what makes a scan
-    hard for both does not widen it. None is what is not defined.
+    hard for both does not widen it. What only a nodule that was found has (its HD95, say) counts
+    where both runs have it. None is what is not defined.
 
     Raises:
       InputError: a workdir whose split is not scored whole, or runs on different data or splits,
@@ -47,8 +50,9 @@ def compare(a: pathlib.Path, b: pathlib.Path, split: str) -> dict[str, Any]:
             "difference": one - other if one is not None and other is not None else None,
             "interval": bounds(differences) if known and first.scans > 1 else None,
         }
+    note = SEGMENTATION if first.by_segmentation or second.by_segmentation else ""
     return {"a": str(a), "b": str(b), "split": split, "scans": first.scans,
-            "nodules": first.nodules, "metrics": rows}  # fmt: skip
+            "nodules": first.nodules, "note": note, "metrics": rows}  # fmt: skip
 
 
 def measure_both(a: pathlib.Path, b: pathlib.Path, split: str) -> tuple[Measured, Measured]:
@@ -80,12 +84,23 @@ def measure_both(a: pathlib.Path, b: pathlib.Path, split: str) -> tuple[Measured
     if not both:
         raise InputError(f"{a} and {b}: no scan of the {split} split was scored in both")
 
-    def measured(scored: dict[str, dict]) -> Measured:
-        scans = [scored[uid] for uid in both]
+    def measured(scored: dict[str, dict], other: dict[str, dict], settings: dict) -> Measured:
+        scans = [_both_measured(scored[uid], other[uid]) for uid in both]
         nodules = sum(len(scan["nodules"]) for scan in scans)
-        return Measured(*measure(scans, froc_of(scans)), len(scans), nodules)
+        alone = "second_stage" in settings and "marks" not in settings
+        return Measured(*measure(scans, froc_of(scans)), len(scans), nodules, alone)
 
-    return measured(first), measured(second)
+    return measured(first, second, settings), measured(second, first, others)
+
+
+def _both_measured(scan: dict, other: dict) -> dict:
+    """A scan with those scores of its nodules that the other run has of the same nodules too."""
+    nodules = [
+        own | {"metrics": {k: v if than["metrics"].get(k) is not None else None
+                           for k, v in own["metrics"].items()}}
+        for own, than in zip(scan["nodules"], other["nodules"], strict=True)
+    ]  # fmt: skip
+    return scan | {"nodules": nodules}
 
 
 def _versions(settings: dict) -> tuple[int, int | None]:
@@ -117,3 +132,5 @@ def print_comparison(comparison: dict[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(f"A  {comparison['a']}\nB  {comparison['b']}")
     console.print(table)
+    if comparison["note"]:
+        console.print(comparison["note"])

@@ -12,13 +12,9 @@ from typing import Any
 import numpy as np
 
 from lung_unet.evaluation.charts import DARK, LIGHT, Plot, Rows, draw_chart
+from lung_unet.evaluation.terms import NAMES
 
 UNDEFINED = "–"
-NAMES = {"series_uid": "Series", "nodule_dice": "Nodule Dice", "f1": "F1", "iou": "IoU"}
-NAMES |= {"cpm": "CPM", "hd95_mm": "HD95 (mm)", "nsd_1mm": "NSD at 1 mm", "nsd_2mm": "NSD at 2 mm"}
-NAMES |= {"nodule_f1": "Nodule F1", "nodule_iou": "Nodule IoU", "volume_mm3": "Volume (mm³)"}
-NAMES |= {"predicted_mm3": "Predicted (mm³)", "volume_error_mm3": "Volume error (mm³)"}
-NAMES |= {"volume_error_percent": "Volume error (%)"}
 STYLE = """
 :root { color-scheme: light dark; --page: #f6f8fa; --card: #ffffff; --ink: #1f2328;
   --soft: #59636e; --line: #d9dfe5; --accent: #0a58ca; }

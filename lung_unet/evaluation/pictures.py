@@ -101,7 +101,8 @@ def draw_pictures(
         picture(
             [row["coordZ"], row["coordY"], row["coordX"]],
             {key: row[key] for key in row if key.startswith("boundary_")},
-            title=f"Nodule of {row['diameter_mm']:.1f} mm, {row['readers']} readers",
+            title=f"Nodule of {row['diameter_mm']:.1f} mm"
+            + (f", {row['readers']} readers" if row["readers"] else ""),
             kind="nodule",
             dice=row["dice"],
             diameter_mm=row["diameter_mm"],

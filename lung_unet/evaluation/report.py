@@ -34,44 +34,14 @@ from lung_unet.evaluation.page import (
 from lung_unet.evaluation.pictures import MAX_FALSE_POSITIVES, Picture
 from lung_unet.evaluation.second_stage_report import Judged
 from lung_unet.evaluation.strata import texture_of
+from lung_unet.evaluation.terms import METRICS
 from lung_unet.files import atomic_path, write_text
 
-METRICS = {
-    "dice": "Overlap of marked and predicted voxels: twice what they share over the sum of both.",
-    "nodule_dice": "Mean of each nodule's own Dice: a small one counts as much as a large one.",
-    "found": "Share of the nodules that the predicted mask meets.",
-    "precision": "Of the voxels the model marks, the share that is nodule.",
-    "recall": "Of the voxels that are nodule, the share the model marks.",
-    "f1": "Harmonic mean of precision and recall.",
-    "iou": "Overlap, judged harder: what is shared over what either covers.",
-    "hd95_mm": "Of the nodules found: 95 % of each surface lies this near to the other.",
-    "nsd_1mm": "Share of both surfaces of a nodule that lies within 1 mm of the other.",
-    "nsd_2mm": "Share of both surfaces of a nodule that lies within 2 mm of the other.",
-    "cpm": "LUNA16's score: the mean of the sensitivities at 1/8 to 8 false positives a scan.",
-    "sensitivity": "Share of the nodules found, by the false positives a scan accepted for it.",
-    "false_positives_per_scan": "Predicted nodules, a scan, that the readers did not mark.",
-    "reader_dice": "Mean Dice of a nodule's prediction with each of its readers.",
-    "readers_dice": "Mean Dice of each two readers: what a model as good as a reader would have.",
-    "volume_mm3": "Mean volume of a nodule.",
-    "predicted_mm3": "Mean volume of what the model marks for it.",
-    "volume_error_mm3": "Mean of how much too large the predicted volume is.",
-    "volume_error_percent": "The same in % of the nodule's volume; −100 % where it is missed.",
-    "nodule_precision": "The same as precision, of each nodule found, as a mean over them.",
-    "nodule_recall": "The same as recall, of each nodule, as a mean over them.",
-    "nodule_f1": "Nodule Dice by its other name.",
-    "nodule_iou": "The same as IoU, of each nodule, as a mean over them.",
-    "boundary_entropy": "How unsure the model is of a nodule's outline: the mean entropy in bits"
-    " (0 sure, 1 a toss-up) of the voxels on either side of it, as a mean over the nodules found.",
-    "boundary_spread": "The standard deviation of the probability there between mirrors and models"
-    " that are averaged, as a mean over the nodules found.",
-    "scans": "Scans scored.",
-    "nodules": "Nodules the readers marked in them.",
-}
 ELSEWHERE = (
     "intervals", "froc", "calibration", "strata", "thresholds", "split", "step", "folds",
     "second_stage",
 )  # fmt: skip
-HEADLINES = ("nodule_dice", "cpm", "found", "false_positives_per_scan")
+HEADLINES = ("nodule_dice", "cpm", "cpm_of_both_stages", "found", "false_positives_per_scan")
 SCANS = ("series_uid", "dice", "precision", "recall", "iou", "nodules", "found", "false_positives")
 NODULES = (
     "series_uid", "diameter_mm", "texture", "dice", "hd95_mm", "found", "probability",
@@ -150,7 +120,22 @@ def _columns(rows: Rows, names: Sequence[str]) -> Rows:
     return [{name: row.get(name) for name in there} for row in rows]
 
 
+def _of_both_stages(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics where a second stage decides: what is of the segmentation alone says so."""
+    both = metrics.get("second_stage")
+    if not both:
+        return metrics
+    told = {name: f"{name}_of_segmentation" for name in ("cpm", "sensitivity")}
+
+    def named(values: dict[str, Any], cpm: Any) -> dict[str, Any]:
+        return {"cpm_of_both_stages": cpm} | {told.get(k, k): v for k, v in values.items()}
+
+    intervals = named(metrics["intervals"], both["intervals"]["cpm"])
+    return named(metrics, both["cpm"]) | {"intervals": intervals}
+
+
 def _metrics(metrics: dict[str, Any]) -> str:
+    metrics = _of_both_stages(metrics)
     html, rows = tiles({key: metrics[key] for key in HEADLINES if key in metrics}), ""
     intervals = metrics.get("intervals", {})
     for key in dict.fromkeys([*(key for key in METRICS if key in metrics), *metrics]):
@@ -164,7 +149,7 @@ def _metrics(metrics: dict[str, Any]) -> str:
         rows += f'<tr><td>{label(key)}</td><td class="number">{value}</td>'
         rows += f'<td class="number ends">{ends}</td><td class="why">{why}</td></tr>'
     note = (
-        "<p>In grey the 95 % interval over resamples of the scans.</p>"
+        "<p>In grey the 95 % interval over resamples of the scans, where they differ.</p>"
         if intervals.get("dice")
         else ""
     )
@@ -185,12 +170,13 @@ def _detection(metrics: dict[str, Any], froc: Froc | None, figures: dict[str, by
         for rate, value in metrics["sensitivity"].items()
     ]
     counts = {k.replace("_", " "): v for k, v in metrics["froc"].items() if k != "at_threshold"}
+    alone = " The marks are ranked by the segmentation alone." if "second_stage" in metrics else ""
     return (
         '<div class="pair">'
         + chart("froc.png", plot_detection, drawn, (5.6, 5.2), figures)
         + f"<div>{table(rows)}{definitions(counts)}</div></div>"
         + "<p>By LUNA16's rules: a mark within a nodule's radius finds it; findings that do not"
-        " count are neither found nor false.</p>"
+        f" count are neither found nor false.{alone}</p>"
     )
 
 
@@ -246,7 +232,7 @@ def _cases(pictures: Sequence[Picture], total: int, figures: dict[str, bytes]) -
     left_out = total - len(pictures)
     return html and (
         "<p>Worst first, scan by scan; a scan's false positives, at most the"
-        f" {MAX_FALSE_POSITIVES} surest, follow its nodules. Green is what the readers marked,"
+        f" {MAX_FALSE_POSITIVES} surest, follow its nodules. Green is the truth,"
         " magenta what the model found; hatched is left out of the scores. Below, the same planes:"
         " amber is where the model is unsure, by the entropy of the probability. Lung window, −1350"
         f" to 150 HU.{f' Of these pictures {left_out} more are not shown.' if left_out else ''}</p>"
@@ -258,7 +244,9 @@ def _told(picture: Picture) -> list[str]:
     """How sure the outline of a case is, in words."""
     known = {key: show(value) for key, value in picture.boundary.items() if value is not None}
     unknown = "Nothing was found here"
-    if picture.dice != 0:  # on the scan's own grid, but in no voxel of the grid of the outlines
+    if picture.dice == 0 and picture.probability is not None:
+        unknown = "A mark, but no finding of the mask"
+    elif picture.dice != 0:  # on the scan's own grid, but in no voxel of the grid of the outlines
         unknown = "Too little was found to tell how sure its outline is"
     return [f"{label(key)} {value}" for key, value in known.items()] or [unknown]
 

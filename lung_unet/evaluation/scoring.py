@@ -18,7 +18,7 @@ from lung_unet.evaluation.judge import SecondStage
 from lung_unet.evaluation.operating_point import OperatingPoint
 from lung_unet.evaluation.pictures import draw_pictures
 from lung_unet.evaluation.uncertainty import boundary, regions_of
-from lung_unet.evaluation.voxel import NoduleScore, score
+from lung_unet.evaluation.voxel import NoduleScore, agreed, score
 
 VERSION = 2  # raised where something else is kept of a scan
 
@@ -49,7 +49,7 @@ def score_scan(
     marks = marks_of(sure, faint, point.threshold)
     prediction = mask_on_source(probability, candidates, volume, point.threshold)
     result = score(prediction, record.findings, record.ignored(), readers, volume.source.spacing_mm)
-    labels = make_labels(record.findings, volume)
+    labels = make_labels(agreed(record.findings, readers), volume)
     ignore = labels == IGNORE
     truth = (labels >= readers) & ~ignore
     nodules = [
@@ -96,7 +96,7 @@ def nodule_facts(series_uid: str, nodule: NoduleScore, marks: list[Candidate]) -
         "coordY": y,
         "coordZ": z,
         "diameter_mm": round(float(finding.diameter_mm), 2),
-        "readers": finding.readers,
+        "readers": finding.readers if finding.outlined else None,
         "texture": finding.ratings.get("texture"),
         "found": nodule.found,
         "probability": max(near) if near else None,

@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from lung_unet import __version__
+from lung_unet.data.image_folder import ImageFolder
 from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.records import ScanRecord
@@ -17,7 +18,7 @@ from lung_unet.data.tables import COLUMNS
 from lung_unet.evaluation.charts import Rows
 from lung_unet.evaluation.ensemble import Predict
 from lung_unet.evaluation.judge import SecondStage
-from lung_unet.evaluation.operating_point import OperatingPoint, choose
+from lung_unet.evaluation.operating_point import OperatingPoint, choose, given_thresholds
 from lung_unet.evaluation.pictures import Picture
 from lung_unet.evaluation.report import write_report
 from lung_unet.evaluation.resume import each_scan, folder_of, made_with
@@ -139,7 +140,7 @@ def judge(
 ) -> Judged:
     """What the second stage makes of the marks of scored scans; writes SECOND_STAGE_MARKS."""
     folder = folder_of(workdir, f"second_stage_{split}")
-    scans = second.judge_split(dataset, split, scored, folder, settings)
+    scans = second.judge_split(dataset, split, scored, folder, settings, pictures=True)
     metrics, froc, first = measure(scans, second.weight)
     metrics["finding_threshold"] = second.finding_threshold
     assert first is not None  # each of these marks has a probability
@@ -188,6 +189,7 @@ def about_model(config: ConfigDict, dataset: Dataset, members: Sequence[dict]) -
         "Patch": " × ".join(map(str, config.data.patch)),
         "Channels": " ".join(map(str, config.model.channels)),
         "Checkpoint": f"step {steps} of {config.train.steps}",
+        "Fold, seed": f"{dataset.fold}, {config.seed}",
     }
     used = min(config.mesh.data * config.mesh.space, jax.local_device_count())
     if len(members) > 1:
@@ -200,6 +202,18 @@ def about_model(config: ConfigDict, dataset: Dataset, members: Sequence[dict]) -
     }
 
 
+def truth_told(dataset: Dataset, readers: int) -> str:
+    """What is nodule, in words, by the layout that the dataset was made of."""
+    counts = dataset.manifest["counts"]
+    if dataset.manifest["source"] == ImageFolder.kind:
+        return "the labels"
+    if not counts["scans_with_outlines"]:
+        return "balls of the annotated diameters, as no outlines were given"
+    outlined = f"voxels that {readers} or more readers outlined, or any where fewer agree"
+    spheres = counts["spheres"]
+    return outlined + (f"; {spheres} nodules without an outline as balls" if spheres else "")
+
+
 def facts(
     config: ConfigDict, dataset: Dataset, point: OperatingPoint, second: SecondStage | None
 ) -> dict[str, str]:
@@ -210,9 +224,12 @@ def facts(
         limit = f"that both stages score above {second.finding_threshold:.3g}"
     return {
         "Dataset": f"{dataset.folder.name}: {counts['scans']} scans, {counts['nodules']} nodules",
-        "Truth": f"voxels that {agreement(config.data)} or more readers outlined",
+        "Truth": truth_told(dataset, agreement(config.data)),
         "Mask": f"probability above {point.threshold:g} in regions {limit}, from "
         f"{point.min_diameter_mm:g} mm",
+        "Thresholds": f"chosen on {len(dataset.scans('validation'))} validation scans"
+        + (f"; given: {', '.join(given)}" if (given := given_thresholds(config)) else ""),
+        **({"Second stage": f"step {second.settings['step']}"} if second else {}),
         "FROC's marks": f"all regions above {point.threshold:g}, and fainter ones above "
         f"{point.candidate_threshold:g}",
     }

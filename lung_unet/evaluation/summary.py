@@ -99,14 +99,21 @@ def bounds(samples: np.ndarray) -> list[float] | None:
     return [float(ends["lower"]), float(ends["upper"])]
 
 
+def _told(samples: np.ndarray) -> list[float] | None:
+    ends = bounds(samples)
+    return ends if ends and ends[0] < ends[1] else None
+
+
 def summarise(scans: list[dict], froc: Froc) -> dict[str, Any]:
     """What metrics.json holds of scans as `score_scan` gives them; None is what is not defined.
 
-    `intervals` are [lower, upper]; one scan alone cannot be resampled, and has none. What FROC
+    `intervals` are [lower, upper], None where all resamples agree: that a resample of scans without
+    false positives has none either says nothing of other scans, and one scan alone cannot be
+    resampled. What FROC
     makes of the marks that are in the mask is its `at_threshold`.
     """
     values, samples = measure(scans, froc)
-    intervals = {name: bounds(own) if len(scans) > 1 else None for name, own in samples.items()}
+    intervals = {name: _told(own) if len(scans) > 1 else None for name, own in samples.items()}
     bins = np.sum([scan["calibration"] for scan in scans], 0)
     voxels, probability, true = bins.tolist()
     counts = froc.to_json()

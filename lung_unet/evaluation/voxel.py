@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
-from lung_unet.data.scan import Finding
+from lung_unet.data.scan import ALL_READERS, Finding
 from lung_unet.evaluation.surface import surface_distances
 
 SURFACE = ("hd95_mm", "nsd_1mm", "nsd_2mm")
@@ -85,6 +85,15 @@ def truth_of(finding: Finding, consensus: int) -> np.ndarray:
     """bool, of the finding's box: what `consensus` readers agree on, or any drew if on nothing."""
     agreed = finding.votes >= consensus
     return agreed if agreed.any() else finding.votes > 0
+
+
+def agreed(findings: Iterable[Finding], consensus: int) -> tuple[Finding, ...]:
+    """The same findings, with the votes of all readers where `truth_of` has truth."""
+    return tuple(
+        dataclasses.replace(f, reader_bits=truth_of(f, consensus) * np.uint8(ALL_READERS))
+        if f.included else f
+        for f in findings
+    )  # fmt: skip
 
 
 def truth_mask(shape: tuple[int, ...], findings: Iterable[Finding], consensus: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from lung_unet.data.image_folder import FORMATS, ImageFolder, findings_of
 from lung_unet.data.images import write_image
@@ -14,6 +15,7 @@ from lung_unet.data.phantom import write_metaimage
 from lung_unet.data.preparation import prepare
 from lung_unet.data.scan import Grid
 from lung_unet.errors import InputError
+from lung_unet.evaluation.froc import finding_rows, within
 
 SPLIT = {"anna": "train", "bert": "validation", "carl": "test", "dora": "train"}
 SUFFIX = dict(zip(SPLIT, (".nii.gz", ".mhd", ".nrrd", ".mha"), strict=True))
@@ -122,11 +124,25 @@ def test_255_is_ignored_and_a_nodule_in_it_counts():
     labels = labelled((255, np.s_[1:7, 1:8, 1:8]), (1, B))
     scan_findings = findings_of(labels, GRID)
     counted = [f for f in scan_findings if f.included]
-    (ignored,) = [f for f in scan_findings if not f.included]
+    ignored = [f for f in scan_findings if not f.included]
     assert len(counted) == 1
-    assert ignored.readers == 0
-    assert (ignored.votes > 0).sum() == (labels == 255).sum()
+    assert {f.readers for f in ignored} == {0}
+    assert sum((f.votes > 0).sum() for f in ignored) == (labels == 255).sum()
     assert findings_of(labelled(), GRID) == ()
+
+
+def test_what_is_ignored_is_so_for_froc_too_whatever_its_shape():
+    """Which knows balls: one of the area's volume would leave out other places than the area."""
+    grid = Grid((60, 40, 40), np.array([1.0, 1.0, 1.0]), np.zeros(3))
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[2:58, 3:8, 3:8] = labels[2:7, 3:38, 3:8] = 255  # an L
+    _, excluded = finding_rows(findings_of(labels, grid))
+    at = grid.to_world(np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1))
+    left_out = within(np.c_[at.reshape(-1, 3), np.zeros(labels.size)], np.array(excluded)).any(1)
+    left_out = left_out.reshape(grid.shape)
+    assert left_out[labels == 255].all()
+    far = ndimage.distance_transform_edt(labels != 255)
+    assert not left_out[far > 5].any()
 
 
 def test_a_scan_says_what_is_ignored_and_what_counts(folder, make_scan):

@@ -87,3 +87,18 @@ def test_runs_on_other_data_are_refused(tmp_path, bases):
     other = [scored(tmp_path / "other" / str(i), row, data="e") for i, row in enumerate(dices)]
     with pytest.raises(InputError, match="another dataset"):
         difference(other, folders)
+
+
+def test_scans_without_nodules_leave_cpm_its_interval(tmp_path):
+    """Of few scans some resamples draw no nodule, and FROC has none of these."""
+    rng = np.random.default_rng(0)
+    runs, bases = ([scored(tmp_path / name / str(i), rng.uniform(0.2, 0.6, 5)) for i in range(2)]
+                   for name in ("run", "base"))  # fmt: skip
+    for workdir in (*runs, *bases):
+        for number in (0, 1, 2):
+            path = folder_of(workdir, "test") / f"1.2.{number}.json"
+            entry = json.loads(path.read_text())
+            entry["result"] |= {"nodules": [], "included": []}
+            path.write_text(json.dumps(entry))
+    rows = difference(runs, bases)
+    assert rows["cpm"]["interval"] is not None and rows["nodule_dice"]["interval"] is not None

@@ -129,3 +129,38 @@ def test_what_is_not_scored_is_refused(tmp_path, dices):
     mixed.unlink()  # as where scoring was interrupted
     with pytest.raises(InputError, match="scored in part only; run python"):
         compare(a, a, "test")
+
+
+def rescored(workdir, change):
+    for path in folder_of(workdir, "test").iterdir():
+        entry = json.loads(path.read_text())
+        change(entry)
+        path.write_text(json.dumps(entry))
+    return workdir
+
+
+def test_what_only_a_found_nodule_has_is_compared_where_both_have_it(tmp_path, dices):
+    """Else a run that misses what is hard would have the better surfaces."""
+
+    def distances(easy, hard):
+        def change(entry):
+            pair = [{"facts": {"found": True}, "metrics": {"dice": 0.5, "hd95_mm": value}}
+                    for value in (easy, hard)]  # fmt: skip
+            entry["result"]["nodules"] = pair
+
+        return change
+
+    a = rescored(scored(tmp_path / "a", dices), distances(1.0, 9.0))
+    b = rescored(scored(tmp_path / "b", dices), distances(2.0, None))
+    row = compare(a, b, "test")["metrics"]["hd95_mm"]
+    assert (row["a"], row["b"], row["difference"]) == (1.0, 2.0, -1.0)
+    assert compare(a, a, "test")["metrics"]["hd95_mm"]["a"] == 5.0
+
+
+def test_marks_that_the_segmentation_ranks_are_said_to_be(tmp_path, dices, capsys):
+    a = scored(tmp_path / "a", dices)
+    b = rescored(scored(tmp_path / "b", dices), lambda e: e["settings"].update(second_stage={}))
+    print_comparison(compare(a, b, "test"))
+    assert "of the segmentation's marks" in capsys.readouterr().out
+    rescored(b, lambda entry: entry["settings"].update(marks="of both stages"))
+    assert compare(a, b, "test")["note"] == compare(a, a, "test")["note"] == ""

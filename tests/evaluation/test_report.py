@@ -1,6 +1,7 @@
 """The report: one file that stands alone, worst first, and whole whatever is missing."""
 
 import base64
+import dataclasses
 import functools
 import html.parser
 import io
@@ -297,3 +298,19 @@ def test_many_pictures_are_cut_to_the_worst(tmp_path):
 def test_what_was_found_is_never_called_missed(tmp_path):
     page = write(tmp_path, pictures=[case(dice=0.1, probability=None)])  # no outline was measured
     assert "Nothing was found" not in page.text and "Too little was found to tell" in page.text
+
+
+def test_a_mark_that_no_finding_of_the_mask_is_is_not_called_nothing(tmp_path):
+    picture = dataclasses.replace(case(dice=0.0, probability=0.99), boundary={})
+    page = write(tmp_path, pictures=[picture])
+    assert "A mark, but no finding of the mask" in page.text and "Nothing was" not in page.text
+
+
+def test_with_a_second_stage_each_cpm_says_whose_it_is(tmp_path):
+    both = {"cpm": 0.75, "intervals": {"cpm": [0.625, 0.875]}}
+    metrics = {"cpm": 0.5, "intervals": {"cpm": [0.25, 0.6]}, "second_stage": both}
+    page = write(tmp_path, metrics=metrics)
+    for name, value in (("CPM of both stages", "0.750"), ("CPM of the segmentation", "0.500")):
+        assert name in page.text and value in page.text
+    assert "0.625 – 0.875" in page.text and "0.250 – 0.600" in page.text
+    assert "CPM of" not in write(tmp_path, metrics={"cpm": 0.5, "intervals": {}}).text
