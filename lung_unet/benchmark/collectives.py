@@ -28,14 +28,15 @@ def collectives(compiled: jax.stages.Compiled) -> dict[str, dict[str, int]]:
     """
     found: dict[str, dict[str, int]] = defaultdict(lambda: {"count": 0, "bytes": 0})
     for result, kind, start, rest in _COLLECTIVE.findall(compiled.as_text() or ""):
-        arrays = [_bytes(*array) for array in _ARRAY.findall(result)]
+        arrays = _ARRAY.findall(result)
         if start and kind in ("all-gather", "collective-permute"):
-            arrays = arrays[1:2]  # (operand, result, …)
+            arrays = [array for array in arrays if array[1]]  # (operands, results, context u32[] …)
+            arrays = arrays[len(arrays) // 2 :]
         groups = _GROUPS.search(rest)
         size = (len(groups[1].split(",")) if groups[1] else int(groups[2])) if groups else 0
         entry = found[f"{kind} of {size}" if size else kind]
         entry["count"] += 1
-        entry["bytes"] += sum(arrays)
+        entry["bytes"] += sum(_bytes(*array) for array in arrays)
     return dict(sorted(found.items()))
 
 

@@ -40,6 +40,27 @@ def test_kind_devices_and_bytes_are_read_from_the_program(config, function, out,
     assert collectives(compiled(config, function, out)) == {kind: {"count": 1, "bytes": size}}
 
 
+@pytest.mark.parametrize(
+    ("line", "size"),
+    [
+        ("%s = (f32[8,3]{1,0}, f32[64,3]{1,0}) all-gather-start(%a), replica_groups=[1,8]<=[8]",
+         768),
+        ("%s = ((f32[8,3]{1,0:T(8,128)}, f32[100]{0}), (f32[64,3]{1,0}, f32[800]{0})) "
+         "all-gather-start(%a, %b), replica_groups=[1,8]<=[8]", 3968),
+        ("%s = (f32[6]{0}, f32[6]{0}, u32[], u32[]) collective-permute-start(%a), "
+         "source_target_pairs={{0,1}}", 24),
+        ("%s = (f32[6]{0}, bf16[5]{0}) all-reduce-start(%a, %b), replica_groups=[1,8]<=[8]", 34),
+    ],
+)  # fmt: skip
+def test_an_asynchronous_collective_counts_its_results_alone(line, size):
+    class Program:
+        def as_text(self):
+            return line
+
+    ((_, entry),) = collectives(Program()).items()
+    assert entry == {"count": 1, "bytes": size}
+
+
 def test_work_of_a_device_does_not_grow(config, monkeypatch):
     monkeypatch.setattr(scaling, "DEVICES", 2)
     config.data.patch = (16, 16, 16)

@@ -73,11 +73,15 @@ def main() -> None:
     from lung_unet.data.manifest import Dataset
     from lung_unet.data.preparation import prepare
     from lung_unet.data.source import open_source
+    from lung_unet.model.levels import strides_of
 
     out = pathlib.Path(command.required("out")).absolute()
     scans, python = command.required("luna16"), command.required("peers_python")
     lidc_xml, minutes = flags.FLAGS.lidc_xml, flags.FLAGS.minutes
     config: ConfigDict = flags.FLAGS.config
+    strides = strides_of(config.model)
+    if len(strides) < 2:
+        raise InputError("config.model.channels: MONAI's DynUNet takes three or more")
     settings = settings_of(config.data)
     prepare(scans, out / "data", settings, lidc_xml)
     dataset = Dataset(out / "data", config.data.fold)
@@ -96,6 +100,7 @@ def main() -> None:
     run(out / "nnunet", nnunet, truth)
     monai = [python, "-m", f"{PACKAGE}.monai_dynunet", *shared]
     monai += ["--channels", *map(str, config.model.channels)]
+    monai += ["--strides", *(str(n) for stride in strides for n in stride)]
     monai += ["--patch", *map(str, config.data.patch)]
     monai += ["--window", *map(str, config.evaluation.window or config.data.patch)]
     monai += [f"--spacing_mm={dataset.spacing_mm}", f"--batch={config.train.batch_size}"]

@@ -93,7 +93,7 @@ def spending(seconds: dict[str, float], on: str) -> Iterator[None]:
 
 
 def write_system(out: pathlib.Path, name: str, seconds: dict[str, float], **facts: Any) -> None:
-    """Writes system.json, last of all: `seconds` to prepare, train and predict, and what it was."""
+    """Writes system.json, last of all: `seconds` to prepare and train, and what it was."""
     rounded = {k: round(s, 1) for k, s in seconds.items()}
     content = {"name": name, "seconds": rounded, "written": time.time(), **facts}
     write_text(out / SYSTEM, json.dumps(content, indent=1))

@@ -1,21 +1,24 @@
 """MONAI's DynUNet as a peer, by MONAI's own recipe for lungs, by the clock.
 
     PYTHON -m lung_unet.benchmark.peers.monai_dynunet --raw=DIR --out=DIR --minutes=30
-        --channels 16 32 64 128 --patch 64 64 64 --window 96 96 96 --spacing_mm=1 [--batch=2]
+        --channels 16 32 64 --strides 2 2 2 2 2 2 --patch 64 64 64 --window 96 96 96 --spacing_mm=1
+        [--batch=2]
 
 PYTHON is that of an environment with monai, torch and nibabel (requirements-peers.txt). The recipe
 is that of MONAI's tutorial dynunet_pipeline for Task06_Lung (transforms.py, task_params.py and
 commands/task06/train.sh): intensities, RandCropByPosNegLabel, augmentation, Dice + cross-entropy at
-every supervised level, SGD, Gaussian windows that overlap by half, eight mirrors. Otherwise than
-there, as a budget of minutes demands: sizes of network, patch, window and batch and the spacing are
-lung_unet's own (the recipe's two of 192 × 160 × 80 are for GPUs); the rate follows the pipeline's
-own poly schedule over the share of the budget that is used (its scripts leave that off, and train
-at 1e-2, then at 1e-3, for thousands of epochs); and the last weights predict, as no part of the
-budget goes into validation. MONAI has no ignored label: such voxels are background. The budget is
-of training alone: what is deterministic is done and cached before it. Freed memory is kept, as
-lung_unet keeps it.
+every supervised level, SGD, float32, Gaussian windows that overlap by half, eight mirrors.
+Otherwise than there, as a budget of minutes demands: sizes of network, patch, window and batch and
+the spacing are lung_unet's own (the recipe's two of 192 × 160 × 80 are for GPUs); the rate follows
+the pipeline's own poly schedule over the share of the budget that is used (its scripts leave that
+off, and train at 1e-2, then at 1e-3, for thousands of epochs); and the last weights predict, as no
+part of the budget goes into validation. Scans are resampled linearly, labels to the nearest voxel
+(the recipe: cubic splines, and linearly). MONAI has no ignored label: such voxels are background.
+The budget is of training alone: what is deterministic is done and cached before it. Freed memory is
+kept, as lung_unet keeps it.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,7 +37,7 @@ from lung_unet.benchmark.peers.budget import iterations
 
 CLIP_HU, MEAN_HU, DEVIATION_HU = (-1024.0, 325.0), -158.58, 324.7  # of Task06_Lung
 LEARNING_RATE = 1e-2
-WORKERS = 2
+WORKERS = min(4, len(os.sched_getaffinity(0)))  # the recipe's four where there are cores
 BOTH, AXES = ("image", "label"), (0, 1, 2)
 
 
@@ -75,10 +78,11 @@ def training(spacing_mm: float, patch: list[int], samples: int) -> t.Compose:
     ])  # fmt: skip
 
 
-def build(channels: list[int]) -> DynUNet:
-    """DynUNet with as many supervised levels as the recipe has, or as fit."""
+def build(channels: list[int], strides: list[list[int]]) -> DynUNet:
+    """DynUNet, three levels or more, strides (x, y, z) between them, with as many supervised
+    levels as the recipe has, or as fit."""
     levels = len(channels)
-    strides = [1] + [2] * (levels - 1)
+    strides = [[1, 1, 1], *strides]
     return DynUNet(
         3, 1, 2, [3] * levels, strides, strides[1:], filters=channels, norm_name="instance",
         deep_supervision=True, deep_supr_num=min(3, levels - 2),
@@ -121,15 +125,14 @@ def predict(
 ) -> torch.Tensor:
     """Nodule probability (1, 1, x, y, z), the mean over the mirrors; so many windows at once."""
     views = [[a + 2 for a in AXES if view >> a & 1] for view in range(8 if mirrors else 1)]
-
-    def window(x: torch.Tensor) -> torch.Tensor:
-        total = torch.zeros_like(x)
-        for axes in views:
-            total += network(x.flip(axes)).softmax(1)[:, exchange.NODULE :].flip(axes)
-        return total / len(views)
-
+    total = torch.zeros_like(image)
     network.eval()
-    return sliding_window_inference(image, size, windows, window, overlap=0.5, mode="gaussian")
+    for axes in views:
+        logits = sliding_window_inference(
+            image.flip(axes), size, windows, network, overlap=0.5, mode="gaussian"
+        )
+        total += logits.softmax(1)[:, exchange.NODULE :].flip(axes)
+    return total / len(views)
 
 
 def write_probabilities(network: DynUNet, device: torch.device, flags: Any) -> None:
@@ -151,6 +154,7 @@ def write_probabilities(network: DynUNet, device: torch.device, flags: Any) -> N
 def main() -> None:
     parser = exchange.arguments(__doc__)
     parser.add_argument("--channels", type=int, nargs="+", required=True, help="of each level")
+    parser.add_argument("--strides", type=int, nargs="+", required=True, help="z y x of each step")
     parser.add_argument("--patch", type=int, nargs=3, required=True, help="voxels, z y x")
     parser.add_argument("--window", type=int, nargs=3, required=True, help="to predict, z y x")
     parser.add_argument("--spacing_mm", type=float, required=True, help="that scans are brought to")
@@ -176,11 +180,11 @@ def main() -> None:
             CacheDataset(cases, transforms, num_workers=1), batch_size=scans,
             shuffle=True, drop_last=True, num_workers=WORKERS, persistent_workers=True,
         )  # fmt: skip
-        network = build(flags.channels).to(device)
+        steps = [flags.strides[i : i + 3][::-1] for i in range(0, len(flags.strides), 3)]
+        network = build(flags.channels, steps).to(device)
     with exchange.spending(seconds, "train"):
         done = train(network, loader, 60 * flags.minutes, device)
-    with exchange.spending(seconds, "predict"):
-        write_probabilities(network, device, flags)
+    write_probabilities(network, device, flags)
     exchange.write_system(
         flags.out,
         f"MONAI {monai.__version__} DynUNet",
@@ -192,6 +196,7 @@ def main() -> None:
         mirrors=flags.mirrors,
         spacing_mm=[flags.spacing_mm] * 3,
         channels=flags.channels,
+        workers=WORKERS,
         torch=torch.__version__,
         threads=torch.get_num_threads(),
         device=flags.device,

@@ -72,13 +72,15 @@ def plan(raw: pathlib.Path, out: pathlib.Path, gigabytes: float) -> tuple[dict, 
 def predict(trainer: BudgetTrainer, raw: pathlib.Path, out: pathlib.Path, mirrors: bool) -> None:
     """Writes the probabilities of every scan that is scored."""
     trainer.set_deep_supervision_enabled(False)
-    trainer.network.eval()
+    network = getattr(trainer.network, "_orig_mod", trainer.network)  # compiled on a GPU
+    assert network is not None
+    network.eval()
     predictor = nnUNetPredictor(use_mirroring=mirrors, device=trainer.device, allow_tqdm=False)
     predictor.manual_initialization(
-        trainer.network,
+        network,
         trainer.plans_manager,
         trainer.configuration_manager,
-        [trainer.network.state_dict()],
+        [network.state_dict()],
         trainer.dataset_json,
         type(trainer).__name__,
         trainer.inference_allowed_mirroring_axes,
@@ -100,6 +102,7 @@ def main() -> None:
     )
     flags = parser.parse_args()
     keep_freed_memory()
+    torch.backends.cudnn.benchmark = flags.device == "cuda"  # as nnUNetv2_train has it
     seconds: dict[str, float] = {}
     with exchange.spending(seconds, "prepare"):
         plans, description = plan(flags.raw, flags.out, flags.plan_gb)
@@ -108,8 +111,7 @@ def main() -> None:
         trainer.initialize()
     with exchange.spending(seconds, "train"):
         trainer.run_training()
-    with exchange.spending(seconds, "predict"):
-        predict(trainer, flags.raw, flags.out, bool(flags.mirrors))
+    predict(trainer, flags.raw, flags.out, bool(flags.mirrors))
     configuration = trainer.configuration_manager
     exchange.write_system(
         flags.out,

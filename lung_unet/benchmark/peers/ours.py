@@ -4,7 +4,8 @@
         --minutes=30 [--classifier=configs/classifier3d.py:smoke --classifier_share=0.35]
 
 A run of a few steps measures a step, a validation, a checkpoint, and the start with compilation;
-the schedule is made for the steps that fit beside the others. All of a training process's time
+the schedule is made for the steps that fit beside the others, and the table says so where it took
+longer than the minutes. All of a training process's time
 counts, compilation too, though a program that was compiled before is read from JAX's cache. A
 second stage gets its share of the same minutes: OUT is the segmentation alone, with what is left of
 them, and OUT/two_stages both.
@@ -14,7 +15,6 @@ import pathlib
 from importlib.metadata import version
 
 import jax
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -22,19 +22,7 @@ from lung_unet import __version__, command
 from lung_unet.benchmark.peers.exchange import spending, write_system
 from lung_unet.data.manifest import Dataset
 from lung_unet.errors import InputError
-from lung_unet.evaluation.ensemble import Predict
 from lung_unet.files import write_text
-
-
-class Timed:
-    """A predictor that adds the time it takes to `seconds`."""
-
-    def __init__(self, predictor: Predict, seconds: dict[str, float]):
-        self._predictor, self._seconds = predictor, seconds
-
-    def __call__(self, hu: np.ndarray, lungs: np.ndarray) -> np.ndarray:
-        with spending(self._seconds, "predict"):
-            return self._predictor(hu, lungs)
 
 
 def main() -> None:
@@ -54,6 +42,12 @@ def main() -> None:
         raise InputError(f"--classifier_share={share:g}: choose above 0 and below 1")
     second_config = command.read_config(classifier, "--classifier") if classifier else None
     config: ConfigDict = flags.FLAGS.config
+    backend = jax.default_backend()
+    if backend not in ("cpu", "gpu") or config.mesh.data * config.mesh.space > 1:
+        raise InputError(
+            f"{config.mesh.data} × {config.mesh.space} devices, {backend}: the peers train on one "
+            "CPU or GPU; leave config.mesh at 1 × 1, on such a machine"
+        )
     dataset = Dataset(config.data.dir, config.data.fold)
     steps = probe(config, dataset, budget_s * (1 - share) if classifier else budget_s)
     config = scheduled(config, steps)
@@ -64,9 +58,8 @@ def main() -> None:
             return
     run = load(out)
     predictor, (step,) = restore_runs([run])
-    timed = Timed(predictor, seconds)
     members = [member(run, step)]
-    evaluate_split(timed, config, dataset, "test", out, members)
+    evaluate_split(predictor, config, dataset, "test", out, members)
     name, alone = f"lung_unet {__version__}", dict(seconds)
     facts = {
         "iterations": steps,
@@ -75,15 +68,14 @@ def main() -> None:
         "spacing_mm": [dataset.spacing_mm] * 3,
         "channels": list(config.model.channels),
         "jax": version("jax"),
-        "device": jax.default_backend(),
+        "device": backend,
     }
     if second_config is not None:
         workdir, both = out / "second_stage", out / BOTH
         second = train_second_stage(second_config, workdir, out, dataset, budget_s, seconds)
         write_text(both / NAME, (out / NAME).read_text())  # the segmentation's thresholds
-        evaluate_split(timed, config, dataset, "test", both, members, second)
+        evaluate_split(predictor, config, dataset, "test", both, members, second)
         score_both(both, second, dataset)
-        seconds["predict"] = alone["predict"]  # the test scans were predicted once more
         write_system(both, f"{name}, both stages", seconds, **facts)
     write_system(out, name, alone, **facts)
 

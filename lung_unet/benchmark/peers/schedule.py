@@ -11,10 +11,11 @@ from lung_unet.errors import InputError
 from lung_unet.train import goodput
 from lung_unet.train.classification import FOLDER
 from lung_unet.train.loop import train
+from lung_unet.train.writer import JSONL, read_rows
 
 PROBE_STEPS = 20
 VALIDATIONS = 10  # and checkpoints, of a run
-RESERVE = 0.03  # of the budget: steps are not all equally long
+RESERVE = 0.05  # of the budget: steps are not all equally long
 
 
 def scheduled(config: ConfigDict, steps: int) -> ConfigDict:
@@ -26,16 +27,16 @@ def scheduled(config: ConfigDict, steps: int) -> ConfigDict:
     return config
 
 
-def steps_that_fit(seconds: dict[str, float], steps: int, budget_s: float) -> int:
+def steps_that_fit(seconds: dict[str, float], steps: int, step_s: float, budget_s: float) -> int:
     """How many steps fit into a budget, by goodput's `seconds` of a run of `steps` steps with one
-    validation and one checkpoint.
+    validation and one checkpoint, of which the later steps took `step_s` each.
 
     Raises:
       InputError: not even as many as there are validations.
     """
     fixed = seconds["start"] + seconds["compilation"]
+    fixed += max(0.0, seconds["steps"] + seconds["input"] - steps * step_s)  # the first batch
     fixed += VALIDATIONS * (seconds["evaluation"] + seconds["checkpoints"])
-    step_s = (seconds["steps"] + seconds["input"]) / steps
     fit = int((budget_s * (1 - RESERVE) - fixed) / step_s)
     if fit < VALIDATIONS:
         raise InputError(
@@ -54,11 +55,13 @@ def probe(
       InputError: as `steps_that_fit`.
     """
     config = scheduled(config, PROBE_STEPS)
-    config.train.update(eval_every=PROBE_STEPS, checkpoint_every=PROBE_STEPS)
+    each = {f"{what}_every": PROBE_STEPS for what in ("eval", "checkpoint", "log")}
+    config.train.update(each)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         if crops is not None:
             (folder / FOLDER).symlink_to(crops.absolute())
         train(config, dataset, folder, goodput.Goodput(folder))
         seconds = json.loads((folder / goodput.NAME).read_text())["seconds"]
-    return steps_that_fit(seconds, PROBE_STEPS, budget_s)
+        (step_ms,) = (r["step_ms"] for r in read_rows(folder / JSONL) if "step_ms" in r)
+    return steps_that_fit(seconds, PROBE_STEPS, step_ms / 1000, budget_s)

@@ -63,7 +63,9 @@ def score_both(out: pathlib.Path, second: SecondStage, dataset: Dataset) -> None
     that its FROC is that of both, as its masks are."""
     scored, settings = scored_split(out, "test")
     folder = folder_of(out, "second_stage_test")
-    judged = second.judge_split(dataset, "test", list(scored.values()), folder, settings)
+    judged = second.judge_split(
+        dataset, "test", list(scored.values()), folder, settings, pictures=True
+    )  # the same call as evaluate_split's, so that nothing is done twice
     for scan, marks in zip(judged, rows_of(judged, second.weight), strict=True):
         uid = scan["series_uid"]
         path = folder_of(out, "test") / f"{uid}.json"
