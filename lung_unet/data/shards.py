@@ -122,7 +122,9 @@ def prepare_scan(
             }
             for f in counted
         ],
-        "ignored_findings": sum(f.reader_bits.any() and not f.included for f in scan.findings),
+        "ignored_findings": sum(
+            not f.included and bool(f.reader_bits.any()) for f in scan.findings
+        ),
         "ignored_voxels": int(np.count_nonzero(labels == IGNORE)),
         "spheres": [
             {

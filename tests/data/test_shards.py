@@ -295,6 +295,18 @@ def test_a_nodule_beyond_the_lungs_and_their_margin_has_no_blocks(luna16, tmp_pa
     assert entry["files"]["nodule"]["records"] == settings.nodule_blocks
 
 
+def test_what_is_ignored_is_counted_where_it_has_voxels(luna16, tmp_path, settings):
+    folder = pathlib.Path(shutil.copytree(luna16, tmp_path / "luna16"))
+    scan = Luna16(folder).read(UID)
+    on, off = scan.findings[0].centre_mm, scan.findings[0].centre_mm + np.array([0, 0, -40.0])
+    rows = "".join(f"{UID},{x},{y},{z},-1\n" for z, y, x in (on, off))
+    (folder / "annotations_excluded.csv").write_text(
+        f"seriesuid,coordX,coordY,coordZ,diameter_mm\n{rows}"
+    )
+    entry = prepare_scan(Luna16(folder), UID, tmp_path, settings)
+    assert entry["ignored_findings"] == 1 and entry["ignored_voxels"] > 0
+
+
 KILLED = """
 import os, signal, sys
 from lung_unet.data import records, shards
