@@ -63,8 +63,9 @@ def open_dataset(data: ConfigDict, workdir: pathlib.Path, make: bool = True) -> 
         wanted = data.spacing_mm
         other = f", not at config's {wanted:g}" if dataset.spacing_mm != wanted else ""
         print(f"data: {source}, at {dataset.spacing_mm:g} mm{other}")
-        for name, made in dataset.manifest["settings"].items():
-            if name in LABELLED and made != data[name]:
+        for name in LABELLED:
+            made = dataset.manifest["settings"][name]
+            if made != data[name]:
                 print(f"data: was prepared with {name} = {made}, not config's {data[name]}")
         return dataset
     if not make:

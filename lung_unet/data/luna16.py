@@ -149,8 +149,8 @@ class Luna16:
         outlined = _matched(findings, annotated, min(self.min_readers, MIN_READERS), grid)
         matches = []
         for row, mark in enumerate(annotated):
-            at = grid.to_voxel(mark.centre_mm)
             if not grid.holds(mark.centre_mm) or mark.diameter_mm <= 0:
+                at = grid.to_voxel(mark.centre_mm)
                 raise InputError(
                     f"{self.annotations_path}: line {mark.line}: a {mark.diameter_mm:g} mm nodule "
                     f"at voxel {np.rint(at).astype(int).tolist()} (z, y, x) lies outside scan "

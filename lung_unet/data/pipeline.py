@@ -59,7 +59,7 @@ class Shards:
         self._paths = paths
         self._decode, self._remedy = decode, remedy
         self._ends = np.cumsum([_records_in(path, remedy) for path in paths]).tolist()
-        with _opening("".join(paths[:1])):
+        with _opening(paths[0] if paths else ""):
             self._source = ArrayRecordDataSource(paths)
 
     def __len__(self) -> int:
