@@ -1,5 +1,7 @@
 """A command in a process of its own."""
 
+import os
+import signal
 import sys
 
 import pytest
@@ -17,3 +19,19 @@ def test_what_a_command_prints_is_kept_and_its_last_line_says_why_it_failed(tmp_
         run_logged([sys.executable, "-c", script], log)
     with pytest.raises(InputError, match="exit code 3"):
         run_logged([sys.executable, "-c", "import os; os._exit(3)"], log)
+
+
+def test_a_signal_that_ends_a_command_is_told(tmp_path):
+    script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(InputError, match="was ended by SIGKILL; run the same command again"):
+        run_logged([sys.executable, "-c", script], tmp_path / "run.log")
+
+
+def test_sigterm_ends_the_command_too(tmp_path):
+    log, before = tmp_path / "run.log", signal.getsignal(signal.SIGTERM)
+    terminate = f"import os, signal; os.kill({os.getpid()}, signal.SIGTERM)"
+    script = f"{terminate}; import time; time.sleep(60); print('outlived')"
+    with pytest.raises(InputError, match="was ended by SIGTERM"):
+        run_logged([sys.executable, "-c", script], log)
+    assert log.read_text() == ""
+    assert signal.getsignal(signal.SIGTERM) is before
