@@ -112,22 +112,17 @@ def _text(value: Any) -> str:
 def finished(run: Run) -> bool:
     """Whether the run is done, as it is configured now."""
     made_with, scored = _made_with(run), (run.workdir / "metrics.json").exists()
-    return scored and made_with is not None and made_with["config"] == _as_stored(run.config)
+    return scored and made_with is not None and made_with["config"] == command.frozen(run.config)
 
 
 def _trained_otherwise(run: Run) -> bool:
     """Whether the run was begun with another configuration, beside what evaluates it."""
-    before, now = _made_with(run), _as_stored(run.config)
+    before, now = _made_with(run), command.frozen(run.config)
     return before is not None and any(
         before["config"].get(key) != now.get(key)
         for key in before["config"].keys() | now.keys()
         if key != "evaluation"
     )
-
-
-def _as_stored(config: ConfigDict) -> dict[str, Any]:
-    """A configuration as config.json gives it back."""
-    return json.loads(json.dumps(command.frozen(config)))
 
 
 def _made_with(run: Run) -> dict[str, Any] | None:

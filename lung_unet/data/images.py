@@ -22,7 +22,7 @@ from lung_unet.files import atomic_path
 
 SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd", ".nhdr")
 SCL_SLOPE = 112  # where a NIfTI-1 header has it, float32
-AIR_HU = -300  # every CT of a chest has voxels below it
+AIR_BELOW_HU = -300  # every CT of a chest has voxels below it
 SCANNER = 1  # an sform_code: these are the scanner's coordinates; ITK takes no others before qform
 STRAIGHT = 0.01  # cosine of the angle between two axes, at most: half a degree
 
@@ -133,7 +133,7 @@ def check_chest(path: object, hu: np.ndarray) -> None:
     Raises:
       InputError: no voxel is as dark as a lung.
     """
-    if hu.min() > AIR_HU:
+    if hu.min() > AIR_BELOW_HU:
         raise InputError(f"{path}: its lowest value is {hu.min()}; give a chest CT in HU")
 
 

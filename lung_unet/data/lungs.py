@@ -13,7 +13,7 @@ from lung_unet.data.resample import axis_weights, resample
 from lung_unet.data.scan import Grid
 
 COARSE_MM = 3.0
-AIR_HU = -400
+AIR_BELOW_HU = -400
 LEFT, RIGHT = 3, 4  # LUNA16's codes; x grows to the patient's left
 MIN_LITRES = 0.3
 IN_PLANE = np.pad(ndimage.generate_binary_structure(2, 1)[None], ((1, 1), (0, 0), (0, 0)))
@@ -37,7 +37,7 @@ def _segment(hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
         for n, m, s in zip(size, coarse_size, step, strict=True)
     ]
     coarse = resample(hu, tuple(weights))
-    air = coarse < AIR_HU
+    air = coarse < AIR_BELOW_HU
     # Slice by slice, since a scan may end in slices of nothing, which would join lungs and outside.
     labels, _ = ndimage.label(air, IN_PLANE)
     sides = (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1])

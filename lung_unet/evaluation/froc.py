@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lung_unet.data.scan import Finding
+from lung_unet.data.spheres import EXCLUDED_MM
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FPS_PER_SCAN = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 MAX_MARKS = 100  # a scan
-UNKNOWN_DIAMETER_MM = 10.0  # of a finding whose diameter is negative
 CONFIDENCE = 0.95
 # Where resampled curves are read: finely enough to be drawn, with FPS_PER_SCAN as every 16th.
 FINE_RATES = 2.0 ** np.linspace(-3, 3, 97)
@@ -190,7 +190,7 @@ def plot_froc(figure: "Figure", froc: Froc, theme: dict[str, str]) -> None:
 def within(marks: np.ndarray, findings: np.ndarray) -> np.ndarray:
     """bool (marks, findings): the mark lies strictly within the finding's sphere."""
     z, y, x = np.moveaxis((marks[:, None, :3] - findings[:, :3]) ** 2, -1, 0)
-    diameters = np.where(findings[:, 3] < 0, UNKNOWN_DIAMETER_MM, findings[:, 3])
+    diameters = np.where(findings[:, 3] < 0, EXCLUDED_MM, findings[:, 3])
     # summed in the script's order: on the sphere itself the last bit decides
     return x + y + z < (diameters / 2) ** 2
 

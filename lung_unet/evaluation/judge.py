@@ -18,12 +18,12 @@ from lung_unet.evaluation.candidates import Candidate
 from lung_unet.evaluation.classifier import CandidateClassifier
 from lung_unet.evaluation.froc import finding_rows, within
 from lung_unet.evaluation.operating_point import OperatingPoint
+from lung_unet.evaluation.pictures import MAX_FALSE_POSITIVES
 from lung_unet.evaluation.resume import each_scan, saved
 from lung_unet.evaluation.second_stage import Opinion, pooled
 from lung_unet.files import write_text
 
 NAME = "second_stage.json"
-FALSE_POSITIVES = 3  # drawn a scan
 FALSE = "False positive"
 
 
@@ -159,7 +159,7 @@ class SecondStage:
             said = "not rated" if rating is None else f"rated {rating:.1f}"
             picture(best, f"Nodule of {finding.diameter_mm:.1f} mm, {said}")
         false = np.flatnonzero(~hits.any(1) & ~ignored)
-        for number in false[np.argsort(-scores[false])][:FALSE_POSITIVES].tolist():
+        for number in false[np.argsort(-scores[false])][:MAX_FALSE_POSITIVES].tolist():
             picture(number, FALSE)
         return {
             "series_uid": record.series_uid,

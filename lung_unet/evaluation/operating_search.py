@@ -61,7 +61,7 @@ def overlap(
     probability: np.ndarray,
     found: dict[float, list[Candidate]],
     record: ScanRecord,
-    consensus: int,
+    readers: int,
     values: Values,
 ) -> list[list[list[int]]]:
     """Voxels (hit, false_positive, missed) of the mask at each threshold, for each finding
@@ -71,7 +71,7 @@ def overlap(
     """
     limits = np.array(values["finding_threshold"])
     regions = {threshold: found[threshold] for threshold in values["threshold"]}
-    voxels, total = region_voxels(probability, regions, record, consensus)
+    voxels, total = region_voxels(probability, regions, record, readers)
     counts = []
     for threshold, candidates in regions.items():
         kept = np.array([c.probability for c in candidates]) > limits[:, None]
@@ -84,13 +84,13 @@ def region_voxels(
     probability: np.ndarray,
     regions: dict[float, list[Candidate]],
     record: ScanRecord,
-    consensus: int,
+    readers: int,
 ) -> tuple[dict[float, np.ndarray], int]:
     """({threshold: (regions, 2)}, total): the mask's voxels that belong to each of the regions at a
     threshold, in nodules and elsewhere, and those of all nodules; on the scan's own grid.
     """
     volume = record.volume
-    truth = truth_mask(volume.source.shape, record.findings, consensus)
+    truth = truth_mask(volume.source.shape, record.findings, readers)
     low, box = onto_source(probability, volume.grid, volume.source)
     covered = tuple(slice(l, l + n) for l, n in zip(low, box.shape, strict=True))
     nodule, counted = truth[covered], ~record.ignored()[covered]

@@ -14,8 +14,9 @@ from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 from matplotlib.patheffects import withStroke
 
+from lung_unet.data.volume import AIR_HU
+
 WIDTH, HEIGHT, PANEL, GAP = 900, 320, 292, 12  # pixels
-AIR_HU = -1024
 WINDOW_HU = (-1350, 150)  # the lung window: centre -600, width 1500
 BACKGROUND, INK = "#0d1117", "#e6edf3"
 # Green against magenta stays apart in every common colour blindness; the widths differ as well,
@@ -32,7 +33,6 @@ PLANES = (("axial", *"RLAP"), ("coronal", *"RLHF"), ("sagittal", *"APHF"))
 class Case:
     """One nodule or false positive to draw. All arrays are crops (z, y, x) of one shape, in LPS."""
 
-    series_uid: str
     title: str
     kind: str  # "nodule" or "false positive"; "finding" where no truth is known
     hu: np.ndarray  # int16

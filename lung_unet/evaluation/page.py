@@ -5,7 +5,7 @@ import itertools
 import math
 import numbers
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from html import escape
 from typing import Any
 
@@ -78,8 +78,8 @@ def tiles(facts: dict[str, Any]) -> str:
     return f'<div class="tiles">{cards}</div>'
 
 
-def table(rows: Rows, columns: Sequence[str] = (), linked: Container[str] = ()) -> str:
-    """The rows as HTML, `columns` first; a series that has pictures (`linked`) leads to them."""
+def table(rows: Rows, linked: Container[str] = ()) -> str:
+    """The rows as HTML; a series that has pictures (`linked`) leads to them."""
 
     def cell(column: str, value: Any) -> str:
         if column == "series_uid":
@@ -92,7 +92,7 @@ def table(rows: Rows, columns: Sequence[str] = (), linked: Container[str] = ()) 
     def place(column: str) -> str:
         return "" if any(isinstance(row.get(column), str) for row in rows) else " class=number"
 
-    columns = list(dict.fromkeys(itertools.chain(columns, *rows)))
+    columns = list(dict.fromkeys(itertools.chain(*rows)))
     head = "".join(f"<th{place(column)}>{label(column)}</th>" for column in columns)
     body = "".join(
         f"<tr>{''.join(cell(column, row.get(column)) for column in columns)}</tr>" for row in rows

@@ -84,10 +84,7 @@ def draw_pictures(
 
     def picture(centre_mm: Any, boundary: dict[str, float | None], **fields: Any) -> Picture:
         spacing_mm, voxel = volume.grid.spacing_mm, volume.grid.to_voxel(centre_mm)
-        case = crop_case(
-            volume.hu, truth, prediction, ignore, spacing_mm, voxel,
-            series_uid=record.series_uid, **fields,
-        )  # fmt: skip
+        case = crop_case(volume.hu, truth, prediction, ignore, spacing_mm, voxel, **fields)
         near = cube(probability, spacing_mm, voxel, outside=0)
         return Picture(
             series_uid=record.series_uid,

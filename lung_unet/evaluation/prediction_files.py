@@ -104,7 +104,6 @@ def _draw_all(output: pathlib.Path, name: str, prediction: Prediction) -> None:
         case = crop_case(
             hu, nothing, labels, nothing, lps.spacing_mm, lps.to_voxel(detection.centre_mm),
             size_mm=max(64.0, 2 * detection.diameter_mm),
-            series_uid=scan.series_uid,
             title=f"Finding {number}" + (f", {side}" if side else "") + _malignancy(detection),
             kind="finding",
             dice=None,

@@ -86,7 +86,7 @@ def write_report(
     keys = [key for _, lines in CURVES for key in lines.values()]
     points = [row for row in curves if any(is_finite(row.get(key)) for key in keys)]
     pair = chart("dice_by_diameter.png", plot_dice, dots, (5.6, 5.2), figures)
-    pair += table(_columns(_by_dice(named), NODULES), (), linked)
+    pair += table(_columns(_by_dice(named), NODULES), linked)
     sections = {
         "Scores": _metrics(metrics),
         "Detection": _detection(metrics, froc, figures),
@@ -94,7 +94,7 @@ def write_report(
         "Nodules": pair and f'<div class="pair">{pair}</div>',
         "Strata": _strata(metrics.get("strata", {})),
         "Calibration": _calibration(metrics.get("calibration", {}), figures),
-        "Scans": table(_columns(_by_dice(scans), SCANS), (), linked),
+        "Scans": table(_columns(_by_dice(scans), SCANS), linked),
         "Training": chart("curves.png", plot_curves, points, (10.4, 5.6), figures),
         "Run": definitions(facts),
         "Cases": _cases(shown, len(pictures), figures),

@@ -18,10 +18,9 @@ from lung_unet.evaluation.froc import (
     FPS_PER_SCAN,
     Froc,
     evaluate_marks,
-    interval,
     within,
 )
-from lung_unet.evaluation.summary import RESAMPLES
+from lung_unet.evaluation.summary import RESAMPLES, bounds
 from lung_unet.train.ranking import auc, average_precision, malignancy_scores
 
 WEIGHTS = tuple(np.linspace(0, 1, 11).round(1).tolist())
@@ -119,7 +118,7 @@ def measure(scans: list[dict], weight: float) -> tuple[dict[str, Any], Froc, Fro
     gain = None
     if first is not None and froc.cpm is not None and first.cpm is not None:
         gain = froc.cpm - first.cpm
-    both = _ends(froc.resamples[:, COARSE].mean(1))
+    both = bounds(froc.resamples[:, COARSE].mean(1))
     return {
         "weight": weight,
         "cpm": froc.cpm,
@@ -133,7 +132,7 @@ def measure(scans: list[dict], weight: float) -> tuple[dict[str, Any], Froc, Fro
         "marks": sum(len(scan["marks"]) for scan in scans),
         "intervals": {
             "cpm": both,
-            "cpm_gain": None if gain is None or first is None else _ends(
+            "cpm_gain": None if gain is None or first is None else bounds(
                 (froc.resamples - first.resamples)[:, COARSE].mean(1)
             ),
         },
@@ -142,14 +141,6 @@ def measure(scans: list[dict], weight: float) -> tuple[dict[str, Any], Froc, Fro
 
 def _by_rate(froc: Froc) -> dict[str, float | None]:
     return {f"{r:g}": v for r, v in zip(FPS_PER_SCAN, froc.sensitivity, strict=True)}
-
-
-def _ends(samples: np.ndarray) -> list[float] | None:
-    """[lower, upper] of the 95 % interval; None without resamples."""
-    if not len(samples):
-        return None
-    ends = interval(samples)
-    return [float(ends["lower"]), float(ends["upper"])]
 
 
 def _told_apart(scans: list[dict]) -> tuple[np.ndarray, np.ndarray]:

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from lung_unet.evaluation.charts import Rows, subplot
 from lung_unet.evaluation.froc import FPS_PER_SCAN, Froc
-from lung_unet.evaluation.judge import FALSE_POSITIVES
 from lung_unet.evaluation.overlay import WIDTH
 from lung_unet.evaluation.page import chart, data_url, definitions, show, table, tiles
+from lung_unet.evaluation.pictures import MAX_FALSE_POSITIVES
 
 FIGURE = "second_stage.png"
 SHOWN = 60  # pictures: those of the lowest score on nodules, and of the highest elsewhere, first
@@ -109,7 +109,7 @@ def _looked_at(pictures: Sequence[dict[str, Any]]) -> str:
         "<p>What the classifier looked at, by integrated gradients: orange voxels speak for a"
         " nodule, blue ones against it; axial, coronal and sagittal plane through the mark. Nodules"
         " of the lowest score first, then false positives of the highest, at most"
-        f" {FALSE_POSITIVES} a scan."
+        f" {MAX_FALSE_POSITIVES} a scan."
         f"{f' Of these pictures {left_out} more are not shown.' if left_out else ''}</p>"
         f"{html}"
     )

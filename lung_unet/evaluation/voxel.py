@@ -18,18 +18,11 @@ SURFACE = ("hd95_mm", "nsd_1mm", "nsd_2mm")
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """Voxels of a comparison; counts of several scans add up."""
+    """Voxels of a comparison."""
 
     hit: int = 0
     false_positive: int = 0
     missed: int = 0
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.hit + other.hit,
-            self.false_positive + other.false_positive,
-            self.missed + other.missed,
-        )
 
     @property
     def dice(self) -> float | None:
@@ -81,27 +74,27 @@ def count(prediction: np.ndarray, truth: np.ndarray, ignore: ArrayLike = False) 
     )
 
 
-def truth_of(finding: Finding, consensus: int) -> np.ndarray:
-    """bool, of the finding's box: what `consensus` readers agree on, or any drew if on nothing."""
-    agreed = finding.votes >= consensus
+def truth_of(finding: Finding, readers: int) -> np.ndarray:
+    """bool, of the finding's box: what that many agree on, or any drew if on nothing."""
+    agreed = finding.votes >= readers
     return agreed if agreed.any() else finding.votes > 0
 
 
-def agreed(findings: Iterable[Finding], consensus: int) -> tuple[Finding, ...]:
+def agreed(findings: Iterable[Finding], readers: int) -> tuple[Finding, ...]:
     """The same findings, with the votes of all readers where `truth_of` has truth."""
     return tuple(
-        dataclasses.replace(f, reader_bits=truth_of(f, consensus) * np.uint8(ALL_READERS))
+        dataclasses.replace(f, reader_bits=truth_of(f, readers) * np.uint8(ALL_READERS))
         if f.included else f
         for f in findings
     )  # fmt: skip
 
 
-def truth_mask(shape: tuple[int, ...], findings: Iterable[Finding], consensus: int) -> np.ndarray:
+def truth_mask(shape: tuple[int, ...], findings: Iterable[Finding], readers: int) -> np.ndarray:
     """bool (z, y, x): the voxels of all findings that count, as `truth_of`."""
     truth = np.zeros(shape, bool)
     for finding in findings:
         if finding.included and finding.reader_bits.any():
-            truth[finding.box] |= truth_of(finding, consensus)
+            truth[finding.box] |= truth_of(finding, readers)
     return truth
 
 
@@ -199,7 +192,7 @@ def score(
     prediction: np.ndarray,
     findings: tuple[Finding, ...],
     ignore: np.ndarray,
-    consensus: int,
+    readers: int,
     spacing_mm: ArrayLike,
 ) -> ScanScore:
     """Scores a predicted mask, bool (z, y, x) on the scan's own grid, against its findings.
@@ -210,13 +203,13 @@ def score(
     """
     labels = cc3d.connected_components(prediction, connectivity=26)
     boxes = ndimage.find_objects(labels)
-    truth = truth_mask(prediction.shape, findings, consensus)
+    truth = truth_mask(prediction.shape, findings, readers)
     counted = [f for f in findings if f.included and f.reader_bits.any()]
     spacing = np.asarray(spacing_mm, float)
     nodules: list[NoduleScore] = []
     met: set[int] = set()
     for finding in counted:
-        own = truth_of(finding, consensus)
+        own = truth_of(finding, readers)
         regions = tuple(int(r) for r in np.unique(labels[finding.box][own]) if r)
         met.update(regions)
         box = _around([finding.box, *(boxes[r - 1] for r in regions)])

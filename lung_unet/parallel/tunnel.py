@@ -26,14 +26,9 @@ class Tunnel:
         host, _, port = target.rpartition(":")
         self._target = (host.strip("[]"), int(port))
         self._timeout_s, self._broken = timeout_s, broken
-        self._closed = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._start(self._accept)
-
-    def close(self) -> None:
-        """From now on connections may end."""
-        self._closed.set()
 
     def _start(self, function: Callable[..., None], *arguments) -> None:
         threading.Thread(target=function, args=arguments, name="tunnel", daemon=True).start()
@@ -68,7 +63,7 @@ class Tunnel:
                     client.sendall(data)
                 except OSError:
                     left.set()
-            if not left.is_set() and not self._closed.is_set():
+            if not left.is_set():
                 self._broken()
 
 

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+KEPT = 20  # steps
+
 
 class Meter:
     """Milliseconds a step over the last steps, compilation and pauses left out."""
 
-    def __init__(self, batch_size: int, keep: int = 20):
-        self._batch_size, self._keep = batch_size, keep
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
         self._times: list[float] = []
         self._last: float | None = None
 
@@ -19,7 +21,7 @@ class Meter:
         """Call once a step, after the step before is known to be done."""
         now = time.perf_counter()
         if self._last is not None:
-            self._times = [*self._times[1 - self._keep :], now - self._last]
+            self._times = [*self._times[1 - KEPT :], now - self._last]
         self._last = now
 
     @contextlib.contextmanager

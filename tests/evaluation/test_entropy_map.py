@@ -15,7 +15,7 @@ def drawn(probability) -> list[np.ndarray]:
     """The three planes (N, N, RGB) of even lung with these probabilities."""
     nothing = np.zeros(probability.shape, bool)
     case = Case(
-        series_uid="1", title="", kind="nodule", hu=np.full(nothing.shape, -600, np.int16),
+        title="", kind="nodule", hu=np.full(nothing.shape, -600, np.int16),
         truth=nothing, prediction=nothing, ignore=nothing, spacing_mm=np.ones(3),
         centre=(N // 2,) * 3, dice=None, diameter_mm=5.0, probability=None,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from lung_unet.evaluation import overlay
 from lung_unet.evaluation.overlay import Case, crop_case, draw, summary
 
 AXIAL, CORONAL, SAGITTAL = range(3)
-FIELDS = {"series_uid": "1.2.3", "title": "Nodule 1", "kind": "nodule"}
+FIELDS = {"title": "Nodule 1", "kind": "nodule"}
 FIELDS |= {"dice": 0.5, "diameter_mm": 8.0, "probability": 0.9}
 
 

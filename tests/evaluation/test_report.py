@@ -60,7 +60,6 @@ def png(number: int = 0) -> bytes:
     mask = np.zeros((9, 9, 9), bool)
     mask[3:6, 3:6, 3 : 4 + number] = True
     case = Case(
-        series_uid="1.2.3",
         title="Nodule",
         kind="nodule",
         hu=np.full(mask.shape, -800, np.int16),

@@ -36,11 +36,11 @@ from lung_unet.workdir import identity
 MADE_FROM = "made_from.json"  # of DATASET, written last
 
 
-def label_of(scan: Scan, consensus: int) -> np.ndarray:
-    """uint8 (z, y, x): NODULE where `consensus` readers outlined a nodule that counts, IGNORED
+def label_of(scan: Scan, readers: int) -> np.ndarray:
+    """uint8 (z, y, x): NODULE where so many readers outlined a nodule that counts, IGNORED
     where no metric counts, 0 elsewhere."""
     label = scan.ignore.astype(np.uint8) * np.uint8(IGNORED)
-    label[truth_mask(scan.grid.shape, scan.findings, consensus)] = NODULE
+    label[truth_mask(scan.grid.shape, scan.findings, readers)] = NODULE
     return label
 
 

@@ -68,7 +68,7 @@ def test_what_no_metric_counts_is_ignored_and_too_few_readers_are_background():
     faint = dataclasses.replace(nodule, included=False, low=np.array([1, 1, 1]))
     scan = Scan("1", grid, np.zeros(grid.shape, np.int16), np.zeros(grid.shape, np.uint8),
                 findings=(nodule, faint))  # fmt: skip
-    label = label_of(scan, consensus=2)
+    label = label_of(scan, readers=2)
     assert (label[0, :2, :2] == 1).all()
     assert (label[1, :2, :2] == 0).all()  # a nodule that counts is not ignored
     assert label[1, 2, 2] == 2 and label[2, 1, 1] == 2 and np.count_nonzero(label == 2) == 7
