@@ -8,22 +8,20 @@ the base configuration says. Each run is a process of lung_unet.main of its own,
 OUT/runs/CHANGE/seed0 and so on, as is the base itself. A run that is done is not repeated, one that
 was interrupted goes on: run the same command again. OUT/ablation.md and ablation.json hold, after
 each run, what is done until then: of each change the metrics less the base's on the same scans and
-seeds, with 95 % intervals over resamples of both.
+seeds, with 95 % intervals over resamples of both. A run that fails is told, and left out until it
+is put right.
 
 Start the command several times with one OUT, each on GPUs or cores of its own (CUDA_VISIBLE_DEVICES
 or taskset): they share the runs.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
@@ -31,11 +29,12 @@ from ml_collections import ConfigDict
 
 from lung_unet import command
 from lung_unet import workdir as runs
-from lung_unet.child import run_logged
+from lung_unet.child import Stopped, run_logged
 from lung_unet.data.datasets import settings_of
 from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import SPLITS
 from lung_unet.errors import InputError
+from lung_unet.files import held, write_text
 
 BASE = "base"
 
@@ -59,9 +58,11 @@ def plan(ablation: ConfigDict, data: pathlib.Path, out: pathlib.Path) -> list[Ru
     """All runs, seed by seed, the base first.
 
     Raises:
-      InputError: there is no such base, or a change sets what its configuration does not have,
-        what the one dataset cannot have, or what it is scored against.
+      InputError: there is no such base, or a change has its name, or sets what its configuration
+        does not have, what the one dataset cannot have, or what it is scored against.
     """
+    if BASE in ablation.changes:
+        raise InputError(f"config.changes: {BASE} is what all are compared with; name it otherwise")
     base = command.read_config(ablation.base, "config.base")
     planned: list[Run] = []
     for seed in range(ablation.seeds):
@@ -112,81 +113,87 @@ def _text(value: Any) -> str:
 def finished(run: Run) -> bool:
     """Whether the run is done, as it is configured now."""
     made_with, scored = _made_with(run), (run.workdir / "metrics.json").exists()
-    return scored and made_with is not None and made_with["config"] == command.frozen(run.config)
+    return scored and made_with is not None and _asked(made_with["config"]) == _asked(run.config)
 
 
-def _trained_otherwise(run: Run) -> bool:
-    """Whether the run was begun with another configuration, beside what evaluates it."""
-    before, now = _made_with(run), command.frozen(run.config)
-    return before is not None and any(
-        before["config"].get(key) != now.get(key)
-        for key in before["config"].keys() | now.keys()
-        if key != "evaluation"
-    )
+def _asked(config: ConfigDict) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a run trains, and how it is scored; where and how it runs may differ."""
+    trains = runs.recipe(config) | {"train.steps": config.train.steps}
+    return trains, command.frozen(config.evaluation)
 
 
 def _made_with(run: Run) -> dict[str, Any] | None:
     """What the workdir says that it was made with; None if it says nothing."""
     try:
         made_with = json.loads((run.workdir / runs.NAME).read_text())
-        return made_with if isinstance(made_with["config"], dict) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        made_with["config"] = ConfigDict(made_with["config"])
+        _asked(made_with["config"])
+        return made_with
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def check_scans(planned: list[Run], data: str, out: pathlib.Path) -> None:
-    """Returns where the runs in `out` are all of the dataset with the identity `data`.
+def check_scans(planned: list[Run], given: str, out: pathlib.Path) -> None:
+    """Returns where no run in `out` is of other scans than those `given`, and keeps them there.
 
     Raises:
-      InputError: there is one of other scans.
+      InputError: there is one.
+    """
+    kept = out / "scans.json"
+    before = kept.read_text() if kept.exists() else None
+    if before != given and any(map(_made_with, planned)):
+        raise InputError(
+            f"{out}: its runs are of other scans, see {kept}; give the same --train, --validation, "
+            "--test and --lidc_xml as before, or choose another --out"
+        )
+    write_text(kept, given)
+
+
+def check_runs(planned: list[Run], data: str) -> None:
+    """Returns where all runs that were begun are of the dataset with the identity `data`, and train
+    as is asked for now.
+
+    Raises:
+      InputError: there is one that is not, or does not.
     """
     for run in planned:
         made_with = _made_with(run)
-        if made_with is not None and made_with["data"] != data:
+        if made_with is None:
+            continue
+        if made_with["data"] != data:
             raise InputError(
-                f"{out}: its runs are of other scans; give the same --train, --validation, --test "
-                "and --lidc_xml as before, or choose another --out"
+                f"{run.workdir}: is of these scans as they were before they changed; choose "
+                "another --out"
             )
+        before, now = _asked(made_with["config"])[0], _asked(run.config)[0]
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                raise InputError(
+                    f"{run.workdir}: was made with config.{key} = {before.get(key)}, not "
+                    f"{now.get(key)}; remove it to train anew, or choose another --out"
+                )
 
 
 def execute(run: Run, base: Run, config_file: str) -> None:
-    """Does a run, or goes on with it; anew if what it was begun with trains otherwise.
+    """Does a run, or goes on with it.
 
     Raises:
-      InputError: it failed or was stopped.
+      InputError: it failed. `Stopped` where it was stopped.
     """
     only_scored = all(
         f.startswith("--config.evaluation.") for f in set(run.flags) - set(base.flags)
     )
-    if _trained_otherwise(run):
-        shutil.rmtree(run.workdir)
     if run is not base and only_scored and finished(base) and not run.workdir.exists():
         _copy_training(base.workdir, run.workdir)
     (run.workdir / "metrics.json").unlink(missing_ok=True)
     arguments = [f"--config={config_file}", f"--workdir={run.workdir}", *run.flags]
     run_logged([sys.executable, "-m", "lung_unet.main", *arguments], run.log)
     if not (run.workdir / "metrics.json").exists():
-        raise InputError(f"{run.workdir}: was stopped; run the same command again to go on")
-
-
-@contextlib.contextmanager
-def held(path: pathlib.Path, wait: bool) -> Iterator[bool]:
-    """Holds the lock of a file, which is made, against other processes; False if another does.
-
-    With `wait`, waits for it instead. A process that dies lets go.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        raise Stopped(f"{run.workdir}: was stopped; run the same command again to go on")
 
 
 def _copy_training(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copies a workdir but for what evaluation wrote."""
+    """Copies a workdir but for most of what evaluation wrote; the rest is written anew."""
     temporary = target.with_name(f".{uuid.uuid4().hex[:8]}.{target.name}")
     scored = shutil.ignore_patterns("evaluation", "metrics.json", "report.html", "figures")
     try:
@@ -201,15 +208,19 @@ def main() -> None:
     from lung_unet.data.manifest import Dataset
     from lung_unet.data.preparation import prepare
 
-    out = pathlib.Path(command.required("out"))
+    out = pathlib.Path(command.required("out")).absolute()
     ablation: ConfigDict = flags.FLAGS.config
     planned = plan(ablation, out / "data", out)
-    folders = {s: list(map(pathlib.Path, getattr(flags.FLAGS, s))) for s in SPLITS}
+    folders = {s: [pathlib.Path(f).absolute() for f in getattr(flags.FLAGS, s)] for s in SPLITS}
+    xml = flags.FLAGS.lidc_xml and pathlib.Path(flags.FLAGS.lidc_xml).absolute()
+    given = {split: list(map(str, paths)) for split, paths in folders.items()}
     with held(out / "lock", wait=True):
-        combine(folders, out / "luna16", flags.FLAGS.lidc_xml)
+        check_scans(planned, json.dumps(given | {"lidc_xml": xml and str(xml)}, indent=1), out)
+        combine(folders, out / "luna16", xml)
         prepare(out / "luna16", out / "data", settings_of(planned[0].config.data))
-    check_scans(planned, runs.identity(Dataset(out / "data", None)), out)
+        check_runs(planned, runs.identity(Dataset(out / "data", None)))
     bases = {run.seed: run for run in planned if run.change == BASE}
+    failed: list[InputError] = []
     for number, run in enumerate(planned, 1):
         with held(run.workdir.with_suffix(".lock"), wait=False) as ours:
             done = finished(run)
@@ -219,9 +230,17 @@ def main() -> None:
                 state = "done before" if done else f"running, see {run.log}"
             print(f"{number} of {len(planned)}: {run.change}, seed {run.seed}: {state}")
             if ours and not done:
-                execute(run, bases[run.seed], ablation.base)
+                try:
+                    execute(run, bases[run.seed], ablation.base)
+                except Stopped:
+                    raise
+                except InputError as error:
+                    print(f"{run.change}, seed {run.seed}: failed")
+                    failed.append(error)
                 _write_table(planned, out)
     print(_write_table(planned, out))
+    if failed:
+        raise InputError(f"{len(failed)} of {len(planned)} runs failed: {failed[0]}")
 
 
 def _write_table(planned: list[Run], out: pathlib.Path) -> str:

@@ -8,28 +8,46 @@ from collections.abc import Sequence
 from lung_unet.errors import InputError
 
 
+class Stopped(InputError):
+    """Nothing is wrong: the command was told to end, and the same command goes on."""
+
+
 def run_logged(arguments: Sequence[str], log: pathlib.Path) -> None:
     """Runs a command; what it prints goes to `log`, which is written anew.
 
-    It does not outlive this process: SIGTERM is passed on to it, and waits for its end.
+    It does not outlive this process: SIGTERM is passed on to it, and its end is waited for.
 
     Raises:
-      InputError: it failed, and its last line says why, or a signal ended it.
+      InputError: it failed; its last line says why. `Stopped` where a signal ended it or this.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "w") as file, subprocess.Popen(arguments, stdout=file, stderr=file) as child:
-        before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-        try:
+    child: subprocess.Popen | None = None
+    stopped = False
+
+    def stop(*_) -> None:
+        nonlocal stopped
+        stopped = True
+        if child:
+            child.terminate()
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with open(log, "w") as file:
+            child = subprocess.Popen(arguments, stdout=file, stderr=file)
+            if stopped:
+                child.terminate()
             code = child.wait()
-        except BaseException:
+    except BaseException:
+        if child:
             child.kill()
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if stopped:
+        raise Stopped(f"{log}: was stopped; run the same command again")
     if code < 0:
-        raise InputError(
-            f"{log}: was ended by {signal.Signals(-code).name}; run the same command again"
-        )
+        name = signal.Signals(-code).name
+        raise Stopped(f"{log}: was ended by {name}; run the same command again")
     if code:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         reason = lines[-1].removeprefix("error: ") if lines else f"exit code {code}"

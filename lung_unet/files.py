@@ -1,13 +1,20 @@
-"""Files that are whole or not there, and folders of which nothing is overlooked."""
+"""Files that are whole or not there, folders of which nothing is overlooked or deleted unasked."""
 
 import contextlib
+import errno
+import fcntl
 import os
 import pathlib
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 
 from lung_unet.errors import InputError
+
+OURS = ".made_by_lung_unet"  # marks a folder that may be deleted to be made anew
+# flock's, of file systems that have no locks: there nothing is held
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextlib.contextmanager
@@ -60,6 +67,56 @@ def folders_below(
         if files:
             found.append(folder)
     return sorted(found)
+
+
+def make_anew(folder: pathlib.Path) -> None:
+    """Makes a folder, empty but for its mark, in the place of one that an earlier call made.
+
+    Raises:
+      InputError: there is one that no call of this made, and it is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / OURS).exists():
+        raise InputError(f"{folder}: is there already, and not of this command; give another --out")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        old = folder.with_name(f".{uuid.uuid4().hex[:8]}.{folder.name}")  # in one step
+        os.replace(folder, old)
+        shutil.rmtree(old)
+    folder.mkdir()
+    (folder / OURS).touch()
+
+
+@contextlib.contextmanager
+def held(path: pathlib.Path, wait: bool = False) -> Iterator[bool]:
+    """Holds the lock of a file, which is made, against other processes; False if another does.
+
+    With `wait`, waits for it instead. A process that dies lets go.
+
+    Raises:
+      InputError: the file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise InputError(
+            f"{path.parent}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
+    try:
+        yield _locked(descriptor, wait)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, wait: bool) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:

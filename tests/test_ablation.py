@@ -3,15 +3,13 @@
 import json
 import pathlib
 import runpy
-import subprocess
-import sys
-from subprocess import PIPE
 
 import pytest
 from ml_collections import ConfigDict
 
 from lung_unet import ablation, command
-from lung_unet.ablation import BASE, check_scans, execute, finished, held, plan
+from lung_unet.ablation import BASE, check_runs, check_scans, execute, finished, plan
+from lung_unet.child import Stopped
 from lung_unet.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -42,7 +40,7 @@ def main(monkeypatch):
         workdir = pathlib.Path(flags["workdir"])
         (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
         by_workdir = {str(r.workdir): r for r in calls_of.runs}
-        made_with = {"config": command.frozen(by_workdir[flags["workdir"]].config)}
+        made_with = {"config": command.frozen(by_workdir[flags["workdir"]].config), "data": "these"}
         (workdir / "config.json").write_text(json.dumps(made_with))
         if not calls_of.dies:
             (workdir / "metrics.json").write_text("{}")
@@ -102,7 +100,7 @@ def test_a_run_is_done_once_and_again_when_its_configuration_changes(main, tmp_p
     assert not finished(longer[1])
 
 
-def test_a_run_that_trains_otherwise_now_starts_anew_and_one_scored_otherwise_goes_on(
+def test_a_run_that_trains_otherwise_now_is_refused_and_one_scored_otherwise_goes_on(
     main, tmp_path
 ):
     def planned(steps, overlap):
@@ -110,14 +108,30 @@ def test_a_run_that_trains_otherwise_now_starts_anew_and_one_scored_otherwise_go
         main.runs = plan(small({}, **overrides), tmp_path / "data", tmp_path)
         return main.runs[0]
 
-    checkpoint = planned(5, 0.25).workdir / "checkpoints" / "weights"
     execute(planned(5, 0.25), main.runs[0], "c.py")
-    checkpoint.write_text("of 5 steps")
-    for steps, overlap, kept in ((5, 0.5, True), (6, 0.5, False)):
-        run = planned(steps, overlap)
-        assert not finished(run)
-        execute(run, run, "c.py")
-        assert finished(run) and checkpoint.exists() == kept
+    check_runs(main.runs, "these")
+    run = planned(5, 0.5)
+    assert not finished(run)
+    check_runs(main.runs, "these")
+    execute(run, run, "c.py")
+    assert finished(run)
+    planned(6, 0.5)
+    with pytest.raises(InputError, match=r"seed0: was made with config\.train\.steps = 5, not 6"):
+        check_runs(main.runs, "these")
+
+
+def test_a_run_is_done_wherever_its_folder_is_and_however_it_ran(main, tmp_path):
+    (run, _) = main.runs = plan(small({}), tmp_path / "data", tmp_path)
+    execute(run, run, "c.py")
+    otherwise = {"data": {"threads": 3}, "train": {"log_every": 7}, "timeout_s": 9.0}
+    (moved, _) = plan(small({}, **otherwise), tmp_path / "moved" / "data", tmp_path)
+    assert finished(moved)
+    check_runs([moved], "these")
+
+
+def test_a_change_called_as_the_base_is_refused(tmp_path):
+    with pytest.raises(InputError, match="base is what all are compared with"):
+        plan(small({BASE: {"data": {"label": "soft"}}}), tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -130,20 +144,24 @@ def test_what_is_scored_against_another_truth_is_refused(change, said, tmp_path)
         plan(small({"x": {"data": change}}), tmp_path, tmp_path)
 
 
-def test_runs_of_other_scans_are_refused(tmp_path):
-    runs = plan(small({}), tmp_path / "data", tmp_path)
-    check_scans(runs, "these", tmp_path)
-    runs[1].workdir.mkdir(parents=True)
-    (runs[1].workdir / "config.json").write_text(json.dumps({"config": {}, "data": "those"}))
+def test_runs_of_other_scans_are_refused(main, tmp_path):
+    runs = main.runs = plan(small({}), tmp_path / "data", tmp_path)
     check_scans(runs, "those", tmp_path)
+    check_scans(runs, "these", tmp_path)  # nothing was run on the others
+    execute(runs[1], runs[1], "c.py")
+    check_scans(runs, "these", tmp_path)
     with pytest.raises(InputError, match=r"its runs are of other scans.*another --out"):
-        check_scans(runs, "these", tmp_path)
+        check_scans(runs, "those", tmp_path)
+    check_scans(runs, "these", tmp_path)
+    check_runs(runs, "these")
+    with pytest.raises(InputError, match=r"seed1: is of these scans as they were before"):
+        check_runs(runs, "those")
 
 
 def test_a_run_that_was_stopped_is_not_done(main, tmp_path):
     main.runs = plan(small({}), tmp_path, tmp_path)
     main.dies = True
-    with pytest.raises(InputError, match="run the same command again"):
+    with pytest.raises(Stopped, match="run the same command again"):
         execute(main.runs[0], main.runs[0], "c.py")
     assert not finished(main.runs[0])
 
@@ -165,22 +183,3 @@ def test_what_changes_evaluation_alone_is_scored_on_the_bases_checkpoints(main, 
     base1.workdir.mkdir(parents=True)  # another process is training it
     execute(mirrors1, base1, "c.py")
     assert finished(mirrors1) and list(base1.workdir.iterdir()) == []
-
-
-def test_a_run_is_one_processes_until_it_ends(tmp_path):
-    path = tmp_path / "runs" / "seed0.lock"
-    code = (
-        "import pathlib, sys\n"
-        "from lung_unet.ablation import held\n"
-        "with held(pathlib.Path(sys.argv[1]), wait=False) as ours:\n"
-        "    print(ours, flush=True)\n"
-        "    input()\n"
-    )
-    command = [sys.executable, "-c", code, str(path)]
-    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, cwd=ROOT, text=True) as other:
-        assert other.stdout.readline() == "True\n"
-        with held(path, wait=False) as ours:
-            assert not ours
-        other.kill()
-    with held(path, wait=False) as ours:
-        assert ours

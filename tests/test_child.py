@@ -31,7 +31,7 @@ def test_sigterm_ends_the_command_too(tmp_path):
     log, before = tmp_path / "run.log", signal.getsignal(signal.SIGTERM)
     terminate = f"import os, signal; os.kill({os.getpid()}, signal.SIGTERM)"
     script = f"{terminate}; import time; time.sleep(60); print('outlived')"
-    with pytest.raises(InputError, match="was ended by SIGTERM"):
+    with pytest.raises(InputError, match="was stopped; run the same command again"):
         run_logged([sys.executable, "-c", script], log)
     assert log.read_text() == ""
     assert signal.getsignal(signal.SIGTERM) is before

@@ -1,15 +1,26 @@
 """A file is whole or not there."""
 
+import errno
+import pathlib
+import subprocess
+import sys
+from subprocess import PIPE
+
 import pytest
 
 from lung_unet.errors import InputError
 from lung_unet.files import (
+    OURS,
     atomic_path,
     files_in,
     folders_below,
+    held,
+    make_anew,
     remove_leftovers,
     write_text,
 )
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def names(folder) -> list[str]:
@@ -90,3 +101,45 @@ def test_folders_below_are_found_once_through_links_too(tmp_path):
     found = folders_below(root, notes.append, root / "out")
     assert [str(f.relative_to(root)) for f in found] == ["a/b", "link", "link/d"] and not notes
     assert folders_below(tmp_path / "none", notes.append) == [] and len(notes) == 1
+
+
+def test_a_lock_is_one_processes_until_it_ends(tmp_path):
+    path = tmp_path / "folder" / "lock"
+    code = (
+        "import pathlib, sys\n"
+        "from lung_unet.files import held\n"
+        "with held(pathlib.Path(sys.argv[1])) as ours:\n"
+        "    print(ours, flush=True)\n"
+        "    input()\n"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, cwd=ROOT, text=True) as other:
+        assert other.stdout.readline() == "True\n"
+        with held(path) as ours:
+            assert not ours
+        other.kill()
+    with held(path) as ours:
+        assert ours
+
+
+def test_only_a_folder_of_ours_is_made_anew(tmp_path):
+    folder = tmp_path / "runs" / "ours"
+    for _ in range(2):
+        make_anew(folder)
+        assert [p.name for p in folder.iterdir()] == [OURS]
+        (folder / "old").touch()
+    (folder / OURS).unlink()
+    with pytest.raises(InputError, match="ours: is there already, and not of this command"):
+        make_anew(folder)
+    assert (folder / "old").exists() and list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_file_system_without_locks_holds_nothing(tmp_path, monkeypatch):
+    def refuses(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", refuses)
+    with held(tmp_path / "lock") as ours:
+        assert ours
+    with pytest.raises(InputError, match="cannot be written"), held(tmp_path / "lock" / "lock"):
+        pass

@@ -15,7 +15,7 @@ from lung_unet.data.manifest import SPLITS, split_subsets
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.tables import COLUMNS, Mark
 from lung_unet.errors import InputError
-from lung_unet.files import write_text
+from lung_unet.files import make_anew, write_text
 
 SUBSETS = {split: subsets[0] for split, subsets in split_subsets([0, 1, 2], 0).items()}
 
@@ -30,13 +30,13 @@ def combine(
     `lidc_xml` is the folder of the readers' XML; without it, a folder's own lidc_xml/ if there.
 
     Raises:
-      InputError: a split without a folder, a folder that is no LUNA16 folder, or a series or a
-        patient in two of them.
+      InputError: a split without a folder, a folder that is no LUNA16 folder, a series in two of
+        them or a patient in two splits, or `out` is not of an earlier call.
     """
     for split in SPLITS:
         if not folders.get(split):
             raise InputError(f"the {split} split has no folder of scans; give --{split}=DIR")
-    shutil.rmtree(out, ignore_errors=True)
+    make_anew(out)
     owner: dict[str, tuple[str, pathlib.Path]] = {}
     included, excluded, patients = [], [], []
     for split, roots in folders.items():
@@ -74,7 +74,7 @@ def _link_file(path: pathlib.Path, link: pathlib.Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     try:
-        os.link(path, link)
+        os.link(path.resolve(), link)  # what a link leads to, not the link
     except OSError:  # another file system, or one without links
         shutil.copy2(path, link)
 

@@ -22,7 +22,6 @@ table is printed, and written as comparison.md and .json.
 
 import json
 import pathlib
-import shutil
 import sys
 from typing import Any
 
@@ -32,7 +31,7 @@ from ml_collections import ConfigDict
 from lung_unet import command
 from lung_unet.child import run_logged
 from lung_unet.errors import InputError
-from lung_unet.files import write_text
+from lung_unet.files import make_anew, write_text
 
 PACKAGE = "lung_unet.benchmark.peers"
 
@@ -41,8 +40,8 @@ def run(out: pathlib.Path, arguments: list[str], scans: dict[str, Any]) -> None:
     """Runs a system into its folder unless it is done; what it prints goes to run.log there.
 
     Raises:
-      InputError: it failed, was stopped, or was run with other arguments or on other `scans`, as
-        convert.py:truth_of says them.
+      InputError: it failed, was stopped, was run with other arguments or on other `scans`, as
+        convert.py:truth_of says them, or the folder is not of an earlier call.
     """
     from lung_unet.benchmark.peers.exchange import SYSTEM
 
@@ -55,7 +54,7 @@ def run(out: pathlib.Path, arguments: list[str], scans: dict[str, Any]) -> None:
                 "folder, or choose another --out"
             )
         return
-    shutil.rmtree(out, ignore_errors=True)
+    make_anew(out)
     write_text(path, given)
     print(f"{out.name}: running, see {log}")
     run_logged([*arguments, f"--out={out}"], log)

@@ -7,7 +7,6 @@ scored: what it learns from and predicts is then what we learn from and predict.
 import dataclasses
 import json
 import pathlib
-import shutil
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from lung_unet.data.source import Source
 from lung_unet.data.volume import Volume, crop_to_lungs
 from lung_unet.errors import InputError
 from lung_unet.evaluation.voxel import truth_mask
-from lung_unet.files import write_text
+from lung_unet.files import make_anew, write_text
 from lung_unet.workdir import identity
 
 MADE_FROM = "made_from.json"  # of DATASET, written last
@@ -50,12 +49,13 @@ def convert(source: Source, dataset: Dataset, data: ConfigDict, raw: pathlib.Pat
     `data` is config.data. Does nothing where an earlier call wrote the same.
 
     Raises:
-      InputError: the dataset has pseudonyms, or was not made from this source.
+      InputError: the dataset has pseudonyms, or was not made from this source, or `raw` is not of
+        an earlier call.
     """
     folder, truth = raw / DATASET, json.dumps(truth_of(dataset, data))
     if (folder / MADE_FROM).exists() and (folder / MADE_FROM).read_text() == truth:
         return
-    shutil.rmtree(raw, ignore_errors=True)
+    make_anew(raw)
     if dataset.manifest["settings"]["pseudonym_key"]:
         raise InputError(f"{dataset.folder}: has pseudonyms; prepare it without --pseudonym_key")
     entries = [(split, entry) for split in SPLITS for entry in dataset.scans(split)]

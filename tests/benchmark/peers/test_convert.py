@@ -24,8 +24,8 @@ from lung_unet.evaluation.voxel import truth_mask
 
 @pytest.fixture
 def raw(luna16, dataset, config, tmp_path):
-    convert(open_source(luna16), dataset, config.data, tmp_path)
-    return tmp_path
+    convert(open_source(luna16), dataset, config.data, tmp_path / "raw")
+    return tmp_path / "raw"
 
 
 def test_images_and_labels_are_the_source_s_own_voxels_near_the_lungs(raw, luna16, dataset):
@@ -88,4 +88,4 @@ def test_a_scan_that_changed_since_is_refused(luna16, dataset, config, tmp_path)
     for entry in dataset.manifest["scans"]:
         entry["made_from"]["input"] = "other"
     with pytest.raises(InputError, match="is not as it was prepared"):
-        convert(open_source(luna16), dataset, config.data, tmp_path)
+        convert(open_source(luna16), dataset, config.data, tmp_path / "raw")

@@ -14,9 +14,10 @@ PRINTS = [sys.executable, "-c", "import sys; print(sys.argv[1:])"]
 
 def test_a_system_that_is_done_is_left_and_one_that_was_interrupted_starts_anew(tmp_path):
     out = tmp_path / "system"
-    out.mkdir()
-    (out / "half").touch()
     with pytest.raises(InputError, match="system: was stopped"):  # it wrote no system.json
+        run(out, PRINTS, SCANS)
+    (out / "half").touch()
+    with pytest.raises(InputError, match="system: was stopped"):
         run(out, PRINTS, SCANS)
     assert not (out / "half").exists()
     assert (out / "run.log").read_text().strip() == f"['--out={out}']"
@@ -24,6 +25,14 @@ def test_a_system_that_is_done_is_left_and_one_that_was_interrupted_starts_anew(
     (out / "run.log").unlink()
     run(out, PRINTS, SCANS)
     assert not (out / "run.log").exists()
+
+
+def test_a_folder_of_something_else_is_left(tmp_path):
+    (tmp_path / "nnunet").mkdir()
+    (tmp_path / "nnunet" / "weights").touch()
+    with pytest.raises(InputError, match="nnunet: is there already, and not of this command"):
+        run(tmp_path / "nnunet", PRINTS, SCANS)
+    assert (tmp_path / "nnunet" / "weights").exists()
 
 
 def test_what_was_run_with_other_settings_or_on_other_scans_is_refused(tmp_path):
