@@ -22,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.variant = variant
     config.task = "classification"
     config.seed = 0
-    config.timeout_s = 600.0  # a job of many processes ends if one is silent for so long
+    config.timeout_s = 600.0  # many processes: to meet, or without progress; half without a sign
 
     config.candidates = ConfigDict()
     config.candidates.workdir = ""  # a segmentation run that was scored: its marks
@@ -39,7 +39,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.patch = (32, 32, 32)  # voxels (z, y, x) of each scale; the crop is twice that
     config.data.nodule_fraction = 0.5  # of the candidates of a batch
     config.data.threads = 8  # that read and decode
-    config.data.prefetch = 4  # batches
+    config.data.prefetch = 4  # batches; at least one a thread
     config.data.on_broken = "stop"  # stop, skip: at a record that cannot be read, in training
 
     config.model = ConfigDict()
@@ -70,7 +70,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.augment.scale = {"probability": 0.3, "factor": (0.9, 1.1), "isotropic": True}
     config.augment.elastic = {"probability": 0.0, "spacing": 32, "magnitude": (0.0, 8.0)}
     config.augment.flip = {"probability": 0.5}  # of each axis
-    config.augment.rotate90 = {"probability": 0.5}  # in the axial plane
+    config.augment.rotate90 = {"probability": 0.5}  # in the axial plane, of square patches
     config.augment.noise = {"probability": 0.2, "sigma": (0.0, 0.1)}
     config.augment.blur = {"probability": 0.1, "sigma": (0.5, 1.0)}  # voxels
     config.augment.brightness = {

@@ -23,12 +23,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.variant = variant
     config.task = "segmentation"  # classification: configs/classifier3d.py
     config.seed = 0
-    config.timeout_s = 600.0  # a job of many processes ends if one is silent for so long
+    config.timeout_s = 600.0  # many processes: to meet, or without progress; half without a sign
 
     config.data = ConfigDict()
     config.data.dir = ""  # prepared dataset, or scans (data/source.py); empty: the phantom is built
     config.data.lidc_xml = ""  # the readers' XML; empty: lidc_xml/ in the LUNA16 folder, if there
-    config.data.fold = 0  # the subset to test on; the next one validates
+    config.data.fold = 0  # which of the subsets present is tested on; the next one validates
     config.data.spacing_mm = 1.0
     config.data.margin_mm = 12.0  # kept around the lungs
     # Stored blocks are 1.25 × the patch an axis, so that a crop reads twice what it yields.
@@ -47,7 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.label = "consensus"  # consensus, any, soft: see data/labels.py
     config.data.consensus = 2  # readers that must agree on a voxel: LIDC's usual 50%
     config.data.threads = 8  # that read, decode and crop
-    config.data.prefetch = 4  # batches
+    config.data.prefetch = 4  # batches; at least one a thread
     config.data.on_broken = "stop"  # stop, skip: at a record that cannot be read, in training
 
     config.model = ConfigDict()
@@ -94,7 +94,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # Control points every `spacing` voxels move up to `magnitude` voxels.
     config.augment.elastic = {"probability": 0.0, "spacing": 32, "magnitude": (0.0, 8.0)}
     config.augment.flip = {"probability": 0.5}  # of each axis
-    config.augment.rotate90 = {"probability": 0.5}  # in the axial plane
+    config.augment.rotate90 = {"probability": 0.5}  # in the axial plane, of square patches
     config.augment.noise = {"probability": 0.1, "sigma": (0.0, 0.1)}
     config.augment.blur = {"probability": 0.1, "sigma": (0.5, 1.0)}  # voxels
     config.augment.brightness = {

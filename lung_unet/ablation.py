@@ -214,7 +214,7 @@ def main() -> None:
     folders = {s: [pathlib.Path(f).absolute() for f in getattr(flags.FLAGS, s)] for s in SPLITS}
     xml = flags.FLAGS.lidc_xml and pathlib.Path(flags.FLAGS.lidc_xml).absolute()
     given = {split: list(map(str, paths)) for split, paths in folders.items()}
-    with held(out / "lock", wait=True):
+    with held(out / "lock", wait=f"{out}: another process prepares it; waiting"):
         check_scans(planned, json.dumps(given | {"lidc_xml": xml and str(xml)}, indent=1), out)
         combine(folders, out / "luna16", xml)
         prepare(out / "luna16", out / "data", settings_of(planned[0].config.data))
@@ -222,7 +222,7 @@ def main() -> None:
     bases = {run.seed: run for run in planned if run.change == BASE}
     failed: list[InputError] = []
     for number, run in enumerate(planned, 1):
-        with held(run.workdir.with_suffix(".lock"), wait=False) as ours:
+        with held(run.workdir.with_suffix(".lock")) as ours:
             done = finished(run)
             if not ours:
                 state = "running in another process"

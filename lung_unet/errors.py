@@ -14,7 +14,8 @@ def out_of_memory(error: BaseException) -> str | None:
     if not status:
         return None
     return (
-        f"out of memory on the device ({told}); for training see config.train.batch_size, "
-        "train.accumulate, model.remat and data.patch, for prediction config.evaluation.batch_size "
+        f"out of memory on the device ({told}); for training see config.train.accumulate and "
+        "model.remat, or, in another --workdir once there are checkpoints, train.batch_size and "
+        "data.patch, for prediction config.evaluation.batch_size "
         "and window, which main's command stores when it runs once more"
     )

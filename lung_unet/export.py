@@ -57,7 +57,8 @@ def export_network(workdir: pathlib.Path, format: str, out: pathlib.Path) -> Non
     """Writes the network of the workdir's best checkpoint, and its description beside it.
 
     Raises:
-      InputError: no such format, no checkpoint, a package is missing, or `out` cannot be written.
+      InputError: no such format, no checkpoint, thresholds not chosen yet, a package is missing, or
+        `out` cannot be written.
     """
     from lung_unet import workdir as runs
     from lung_unet.evaluation.operating_point import operating_point

@@ -87,10 +87,10 @@ def make_anew(folder: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def held(path: pathlib.Path, wait: bool = False) -> Iterator[bool]:
+def held(path: pathlib.Path, wait: str = "") -> Iterator[bool]:
     """Holds the lock of a file, which is made, against other processes; False if another does.
 
-    With `wait`, waits for it instead. A process that dies lets go.
+    With `wait`, says that and waits for it instead. A process that dies lets go.
 
     Raises:
       InputError: the file cannot be made.
@@ -103,14 +103,18 @@ def held(path: pathlib.Path, wait: bool = False) -> Iterator[bool]:
             f"{path.parent}: cannot be written ({error.strerror}); choose another folder"
         ) from error
     try:
-        yield _locked(descriptor, wait)
+        ours = _locked(descriptor, fcntl.LOCK_NB)
+        if wait and not ours:
+            print(wait, flush=True)
+            ours = _locked(descriptor)
+        yield ours
     finally:
         os.close(descriptor)
 
 
-def _locked(descriptor: int, wait: bool) -> bool:
+def _locked(descriptor: int, how: int = 0) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | how)
     except BlockingIOError:
         return False
     except OSError as error:

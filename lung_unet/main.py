@@ -32,20 +32,54 @@ def main() -> None:
 
 
 def run_job(start: float) -> None:
-    """The whole job, of this process alone or of all that run it.
+    """The whole job, of this process alone or of all that run it, once it is known to be possible.
 
-    Process 0 makes the data and evaluates, while the others wait.
+    The workdir is no other job's meanwhile.
     """
+    import jax
+
+    from lung_unet.errors import InputError
+    from lung_unet.evaluation.classifier import check_judging
+    from lung_unet.evaluation.operating_point import given_thresholds
+    from lung_unet.evaluation.sliding_window import check_windows
+    from lung_unet.files import held
+    from lung_unet.model import classifier
+    from lung_unet.model.summary import print_summary
+    from lung_unet.train.task import check
+
+    config, first = _CONFIG.value, jax.process_index() == 0
+    describe = classifier.print_summary if _classifies() else print_summary
+    if _PRINT_MODEL.value:
+        describe(config)
+        return
+    workdir = pathlib.Path(command.required("workdir"))
+    check(config)
+    if _classifies():
+        check_judging(config)
+    else:
+        check_windows(config)
+        given_thresholds(config)
+    used, found = config.mesh.data * config.mesh.space, jax.device_count()
+    if first:
+        more = "; set config.mesh.data (and train.batch_size) for more" if used < found else ""
+        print(f"devices: {used} of {found}, {jax.devices()[0].device_kind}{more}")
+    describe(config)
+    if not first:
+        train_and_evaluate(workdir, start)
+        return
+    with held(workdir / ".lock") as ours:
+        if not ours:
+            raise InputError(f"{workdir}: is run by another process; choose another --workdir")
+        train_and_evaluate(workdir, start)
+
+
+def train_and_evaluate(workdir: pathlib.Path, start: float) -> None:
+    """The job in its workdir: process 0 makes the data and evaluates, while the others wait."""
     import jax
 
     from lung_unet.data.datasets import open_dataset
     from lung_unet.data.manifest import Dataset
     from lung_unet.evaluate import evaluate, print_metrics
-    from lung_unet.evaluation.classifier import check_judging
-    from lung_unet.evaluation.operating_point import given_thresholds
-    from lung_unet.evaluation.sliding_window import check_windows
-    from lung_unet.model import classifier
-    from lung_unet.model.summary import print_summary
     from lung_unet.parallel import distributed
     from lung_unet.second_stage import (
         collect_crops,
@@ -56,37 +90,19 @@ def run_job(start: float) -> None:
     from lung_unet.train.goodput import Goodput
     from lung_unet.train.loop import train
     from lung_unet.train.preemption import Preemption
-    from lung_unet.train.task import check
     from lung_unet.workdir import claim, load
 
     config, first = _CONFIG.value, jax.process_index() == 0
-    classifies = config.task == "classification"
-    describe = classifier.print_summary if classifies else print_summary
-    if _PRINT_MODEL.value:
-        describe(config)
-        return
-    workdir = pathlib.Path(command.required("workdir"))
-    check(config)
-    if classifies:
-        check_judging(config)
-    else:
-        check_windows(config)
-        given_thresholds(config)
-    used, found = config.mesh.data * config.mesh.space, jax.device_count()
-    if first:
-        more = "; set config.mesh.data (and train.batch_size) for more" if used < found else ""
-        print(f"devices: {used} of {found}, {jax.devices()[0].device_kind}{more}")
-    describe(config)
 
     def opened(make: bool) -> Dataset:
-        if classifies:
+        if _classifies():
             return open_candidates(config)
         return open_dataset(config.data, workdir, make)
 
     if first:
         dataset = opened(make=True)
         # Before the workdir is this run's, as it may refuse the configuration.
-        collector = open_collector(workdir, config, dataset) if classifies else None
+        collector = open_collector(workdir, config, dataset) if _classifies() else None
         claim(workdir, config, dataset)
         if collector:
             collect_crops(collector)
@@ -100,7 +116,7 @@ def run_job(start: float) -> None:
         if first:
             metrics = (
                 evaluate_candidates(workdir, config, dataset, "test")
-                if classifies
+                if _classifies()
                 else evaluate([load(workdir)], dataset, "test", workdir)
             )
         distributed.wait("evaluation")
@@ -109,10 +125,14 @@ def run_job(start: float) -> None:
     goodput.saved(config.train.steps)
     print_metrics(metrics)
     print(f"metrics  {workdir / 'metrics.json'}")
-    if not classifies:
+    if not _classifies():
         print(f"report   {workdir / 'report.html'}")
     print(f"goodput  {goodput.summary()}")
     print(f"done in {time.perf_counter() - start:.0f} s")
+
+
+def _classifies() -> bool:
+    return _CONFIG.value.task == "classification"
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@
 
 N is what a process may use of one device, in 10⁹ bytes: of a GPU JAX takes three quarters, unless
 XLA_PYTHON_CLIENT_MEM_FRACTION says another share. Our rules compile train steps and read
-XLA's own account of their memory; nnU-Net's are its arithmetic. Without an accelerator here, a step
-is compiled for the CPU with the accelerators' convolutions in bfloat16.
+XLA's own account of their memory; nnU-Net's are its arithmetic, and its step is compiled to tell
+XLA's beside it. Without an accelerator here, a step is compiled for the CPU with the accelerators'
+convolutions in bfloat16.
 """
 
 import dataclasses

@@ -3,8 +3,11 @@
 WORKDIR/config.json     configuration and dataset of the run
 WORKDIR/checkpoints/    WORKDIR/metrics.jsonl    WORKDIR/tensorboard/
 WORKDIR/goodput.json    WORKDIR/skipped.json
-WORKDIR/metrics.json    WORKDIR/report.html      WORKDIR/figures/
-WORKDIR/phantom/        WORKDIR/data/            where main made them itself
+WORKDIR/metrics.json    WORKDIR/report.html      WORKDIR/figures/     WORKDIR/froc/
+WORKDIR/scans.csv       WORKDIR/nodules.csv      WORKDIR/candidates.csv
+WORKDIR/operating_point.json    WORKDIR/second_stage.json    of the validation split
+WORKDIR/evaluation/     what each scan scored, so that scoring goes on where it was
+WORKDIR/phantom/        WORKDIR/data/            WORKDIR/candidates/  where main made them itself
 
 A fold (config.data.fold) is a run of its own, in a workdir of its own.
 """
@@ -29,7 +32,8 @@ GIVE = {  # where a run of another task was given
     "segmentation": "a segmentation run; a classifier is given as --classifier, beside one",
     "classification": "a classifier, a run of configs/classifier3d.py",
 }
-# What may differ when a run goes on: where and how it runs, and how long; not what a step computes.
+# What may differ when a run goes on: where and how it runs, what it does about broken data, and how
+# long it is, which stretches the rest of the learning rate's schedule.
 FREE = (
     "variant", "data.dir", "data.lidc_xml", "data.threads", "data.prefetch", "data.on_broken",
     "candidates.workdir", "candidates.csv",  # collect.py knows them by what they hold
@@ -45,7 +49,9 @@ def identity(dataset: Dataset) -> str:
 
 
 def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
-    """Marks the workdir as this run's, or refuses one that another run made.
+    """Marks the workdir as this run's, or refuses one that another run has trained in.
+
+    What says that the run is done is removed where it is to be longer, or scored otherwise.
 
     Raises:
       InputError: the workdir cannot be written, or was made by another configuration or dataset.
@@ -57,8 +63,9 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
         "dataset": str(dataset.folder.absolute()),
         "settings": dataset.manifest["settings"],  # predict scales and crops a scan by them
     }
-    path = workdir / NAME
-    if path.exists():
+    path, found = workdir / NAME, None
+    trained = any(workdir.glob("checkpoints/*")) or (workdir / "skipped.json").exists()
+    if path.exists() and trained:
         found = _load(path)
         old, new = recipe(found.config), recipe(config)
         for key in sorted(old.keys() | new.keys()):
@@ -76,14 +83,20 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
                 f"{workdir}: was trained on another dataset or another version of it than "
                 f"{dataset.folder}; choose another --workdir"
             )
-    elif (workdir / "checkpoints").exists():
+    elif trained:
         raise InputError(f"{workdir}: holds checkpoints but no {NAME}; choose another --workdir")
     try:
+        if found and _to_do(found.config) != _to_do(config):
+            (workdir / "metrics.json").unlink(missing_ok=True)
         write_text(path, json.dumps(wanted, indent=1))
     except OSError as error:
         raise InputError(
             f"{workdir}: cannot be written ({error.strerror}); choose another --workdir"
         ) from error
+
+
+def _to_do(config: ConfigDict) -> tuple[int, dict]:
+    return config.train.steps, frozen(config.evaluation)
 
 
 @dataclasses.dataclass(frozen=True)

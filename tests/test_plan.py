@@ -87,6 +87,8 @@ def test_scans_are_prepared_again_with_the_outlines_and_the_key_that_they_had(pr
     dataset.manifest["settings"]["pseudonym_key"] = "abcd"
     words = prepare_again(dataset, pathlib.Path("plan.py"), "out")
     assert "--lidc_xml=XML" in words and "--pseudonym_key=FILE" in words
+    dataset.manifest["source"] = "images and labels"  # which takes no XML
+    assert "--lidc_xml" not in prepare_again(dataset, pathlib.Path("plan.py"), "out")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from lung_unet.workdir import claim, load
 
 @pytest.fixture
 def workdir(tmp_path, config, dataset) -> pathlib.Path:
+    """Of a run that was trained."""
     claim(tmp_path / "run", config, dataset)
+    (tmp_path / "run" / "checkpoints" / "4").mkdir(parents=True)
     return tmp_path / "run"
 
 
@@ -63,6 +65,24 @@ def test_another_configuration_is_refused(workdir, config, dataset, key, value):
     assert (workdir / "config.json").read_text() == before
 
 
+def test_what_was_never_trained_can_be_put_right(workdir, config, dataset):
+    (workdir / "checkpoints" / "4").rmdir()
+    config.train.batch_size = 1  # as a message said
+    claim(workdir, config, dataset)
+    assert load(workdir).config.train.batch_size == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "done"),
+    [("train.steps", 9, False), ("evaluation.threshold", 0.3, False), ("data.threads", 3, True)],
+)
+def test_a_run_with_more_to_do_is_not_done(workdir, config, dataset, key, value, done):
+    (workdir / "metrics.json").touch()
+    config.update_from_flattened_dict({key: value})
+    claim(workdir, config, dataset)
+    assert (workdir / "metrics.json").exists() == done
+
+
 def test_data_that_a_refused_run_prepared_are_named(workdir, config, dataset):
     config.train.batch_size = 1
     refused("choose another --workdir$", claim, workdir, config, dataset)
@@ -76,6 +96,7 @@ def test_candidates_are_kept_and_named_by_any_path(tmp_path, second_config, data
     second_config.candidates.update(workdir="/elsewhere/../RUN", csv="/moved.csv")
     claim(tmp_path, second_config, dataset)  # collect.py knows what is in them
     (tmp_path / "candidates").mkdir()
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     second_config.train.batch_size += 1
     saying = f"choose another --workdir, and move {tmp_path}/candidates there for its candidates"
     refused(saying, claim, tmp_path, second_config, dataset)
@@ -100,7 +121,7 @@ def test_another_dataset_is_refused(workdir, config, prepared, tmp_path):
 
 
 def test_checkpoints_of_nobody_are_refused(tmp_path, config, dataset):
-    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     refused("holds checkpoints but no config.json", claim, tmp_path, config, dataset)
 
 

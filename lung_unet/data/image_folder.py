@@ -81,6 +81,7 @@ class ImageFolder:
 
     @property
     def outlines(self) -> dict[str, pathlib.Path]:
+        """Of all: a label is as good as a reader's outline."""
         return self.labels
 
     def read_matched(self, series_uid: str) -> tuple[Scan, list[Match]]:

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from rich.progress import track
 
 from lung_unet.data.lidc_xml import CHARACTERISTICS, LARGEST_MATRIX, parse, series_uid
@@ -148,15 +148,15 @@ def _diameter_px(finding: Finding) -> float:
     return round(float(2 * np.sqrt(areas.max() / np.pi)), 2)
 
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) < 2:
-        raise app.UsageError("give XML files, folders or tar archives")
+def main(*paths: str) -> None:
+    if not paths:
+        raise InputError("give XML files, folders or tar archives; see --help")
     start = time.monotonic()
-    files = [content for path in argv[1:] for content in _contents(path)]
+    files = [content for path in paths for content in _contents(path)]
     marks = _merge(track(files, "reading"))
     rows = [row for uid in track(marks, "grouping") for row in _rows(uid, marks[uid])]
     if not rows:
-        raise InputError(f"{', '.join(argv[1:])}: no reader's mark in them: give LIDC-IDRI's XML")
+        raise InputError(f"{', '.join(paths)}: no reader's mark in them: give LIDC-IDRI's XML")
     table = io.StringIO()
     writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
@@ -171,8 +171,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    from lung_unet import command  # here, so that workers do not import it
+
     flags.DEFINE_string("out", "findings.csv", "The table to write.")
-    try:
-        app.run(main)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    command.run(main, positionals=sys.maxsize)

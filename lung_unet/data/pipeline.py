@@ -195,7 +195,7 @@ def training_batches(
     the background, `mining` draws its share.
 
     Raises:
-      InputError: the split has no blocks, or its blocks are smaller than a patch.
+      InputError: the split has no blocks or no nodule, or its blocks are smaller than a patch.
     """
     _check_patch(dataset, patch)
     nodules = _blocks(dataset, "train", "nodule", seed, on_broken)
@@ -203,6 +203,11 @@ def training_batches(
     mixed = mix(nodules, background, nodule_fraction)
     if mixed is None:
         raise InputError(f"{dataset.folder}: the train split has no blocks")
+    if nodules is None and nodule_fraction:
+        raise InputError(
+            f"{dataset.folder}: the train split has no nodule; prepare scans that have some, or "
+            "train on background alone with config.data.nodule_fraction=0"
+        )
     cropped = mixed.seed(seed + 2).random_map(CropPatch(patch))
     return stream(cropped, batch_size, threads, prefetch, shard, shards)
 

@@ -14,7 +14,7 @@ from lung_unet.data.pseudonyms import Key, Pseudonym
 from lung_unet.data.shards import Settings, prepare_scan
 from lung_unet.data.source import Source, only, open_source
 from lung_unet.errors import InputError
-from lung_unet.files import remove_leftovers
+from lung_unet.files import held, remove_leftovers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +64,23 @@ def prepare(
     subsets = len(set(dataset.subsets.values()))
     if subsets < len(SPLITS):
         print(
-            f"{dataset.root}: scans in {subsets} subset(s), which will do to score, but training "
-            "takes three"
+            f"{dataset.root}: scans in {subsets} subset(s), which will do to inspect; training and "
+            "scoring take three"
         )
     for note in dataset.notes:
         print(f"{dataset.root}: {key.replace_uids(note) if key else note}")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror})") from error
+    with held(out / ".lock", wait=f"{out}: another process prepares it; waiting"):
+        return _prepare_all(dataset, out, settings, workers, engine, key)
+
+
+def _prepare_all(
+    dataset: Source,
+    out: pathlib.Path,
+    settings: Settings,
+    workers: int | None,
+    engine: str,
+    key: Key | None,
+) -> dict:
     jobs = []
     for uid in dataset.subsets:
         patient = dataset.patients.get(uid)

@@ -28,7 +28,7 @@ from lung_unet.files import write_text
 MANIFEST = "manifest.json"
 KINDS = ("nodule", "background", "scan")
 MIN_LUNG = 0.05  # of a background block
-FORMAT = 6  # of what is stored; a folder of another cannot be read
+FORMAT = 7  # of what is stored; a folder of another cannot be read
 PERCENTILES = (0.5, 50.0, 99.5)  # of a nodule's HU, as nnU-Net's fingerprint
 NO_LUNGS = "none found, the whole scan is used"
 

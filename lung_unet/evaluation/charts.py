@@ -103,7 +103,6 @@ def plot_curves(figure: Figure, rows: Rows, theme: dict[str, str]) -> None:
     for place, (title, lines) in enumerate(CURVES, 1):
         axes = subplot(figure, (2, 2, place), title, theme)
         for (label, key), color in zip(lines.items(), (theme["1"], theme["2"]), strict=False):
-            # a resumed run may log a step twice: the last one counts
             points = {row["step"]: row[key] for row in rows if is_finite(row.get(key))}
             steps, values = np.reshape(sorted(points.items()), (-1, 2)).T
             marker = "o" if len(points) < 40 else ""

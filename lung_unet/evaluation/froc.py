@@ -54,7 +54,7 @@ class Froc:
         return float(np.interp(FPS_PER_SCAN, *self.curve).mean()) if self.nodules else None
 
     def to_json(self) -> dict[str, Any]:
-        """What froc.json holds. `bootstrap` is None where nothing was, or could be, resampled."""
+        """As JSON. `bootstrap` is None where nothing was, or could be, resampled."""
         bootstrap = None
         if len(self.resamples):
             coarse = self.resamples[:, COARSE]

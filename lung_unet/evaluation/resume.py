@@ -73,7 +73,7 @@ def each_scan(
     """What `work`, JSON-able and without NaN, makes of each scan of a split, progress shown.
 
     Each result is kept in the folder as `<series UID>.json`. What an earlier call with equal
-    `settings` left there is taken from there; everything else there is removed.
+    `settings` left there is taken from there; that of other series is removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)

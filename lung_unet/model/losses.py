@@ -111,8 +111,17 @@ def both(a: Loss, b: Loss) -> Loss:
 
 def make_loss(config: ConfigDict) -> Loss:
     """The loss that `config.loss` names; dice_ce is nnU-Net's sum of the two, nodule_dice_ce that
-    and the Dice of each nodule's patch."""
+    and the Dice of each nodule's patch.
+
+    Raises:
+      InputError: there is none of this name, or a number of one cannot be.
+    """
     c = config.loss
+    if 0 < c.focal_gamma < 1:  # its gradient is infinite where the network is certain and right
+        raise InputError(f"config.loss.focal_gamma = {c.focal_gamma:g}: choose 0, or 1 or more")
+    for name in ("focal_gamma", "smooth", "tversky_alpha", "tversky_beta"):
+        if c[name] < 0:
+            raise InputError(f"config.loss.{name} = {c[name]:g}: choose 0 or more")
     dice_ce = both(dice(smooth=c.smooth), cross_entropy())
     losses = {
         "cross_entropy": cross_entropy(),

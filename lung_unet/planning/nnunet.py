@@ -2,8 +2,9 @@
 
 What nnU-Net v2.8.1 computes in experiment_planners/default_experiment_planner.py
 (`ExperimentPlanner`) and network_topology.py (`get_pool_and_conv_props`), for CT with one channel
-and two classes; Isensee et al. 2021, doi 10.1038/s41592-020-01008-z. It compiles nothing: memory is
-in proportion to a count of the network's activations, fitted to one GPU of 8 GB.
+and two classes; Isensee et al. 2021, doi 10.1038/s41592-020-01008-z. Its memory is in
+proportion to a count of the network's activations, fitted to one GPU of 8 GB; beside it stands
+XLA's account of the step, which is compiled once for that.
 
 Left out is the kernel's size, which is below 3 only along an axis more than twice as coarse as the
 finest; here volumes are isotropic.

@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import unet3d
+from lung_unet.data.image_folder import ImageFolder
 from lung_unet.data.manifest import NAME, Dataset
 from lung_unet.data.shards import Settings
 
@@ -96,7 +97,8 @@ def prepare_again(dataset: Dataset, config_file: pathlib.Path, out: str) -> str:
     """The command that prepares a dataset's scans anew, with a plan's configuration; XML and FILE
     are those that it was prepared with."""
     words = f"python -m lung_unet.prepare --config={config_file} --luna16=SCANS --out={out}"
-    if dataset.manifest["counts"]["scans_with_outlines"]:
+    read_from_xml = dataset.manifest["source"] != ImageFolder.kind  # which has labels of its own
+    if dataset.manifest["counts"]["scans_with_outlines"] and read_from_xml:
         words += " --lidc_xml=XML"
     if dataset.manifest["settings"]["pseudonym_key"]:
         words += " --pseudonym_key=FILE"

@@ -1,6 +1,7 @@
 """Augmentation on the accelerator, inside the step: int16 HU and votes in, network input out.
 
-One key a sample, folded from (seed, step, sample), so that a resumed run draws the same.
+One key a sample, folded from (seed, step, sample), so that a resumed run draws the same. Turns by
+90° are of patches as high as wide alone.
 """
 
 from collections.abc import Callable

@@ -5,7 +5,6 @@ import itertools
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 
@@ -84,7 +83,7 @@ class Preemption:
 
 def leave() -> None:
     """Ends the process with code 0, from any thread, and all others of its job."""
-    print("preempted: nothing to save; run the same command again to go on")
-    sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+        print("preempted: nothing to save; run the same command again to go on", flush=True)
     stop_all()
     os._exit(0)

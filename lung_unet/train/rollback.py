@@ -37,6 +37,15 @@ def check_finite(pending: tuple[int, dict] | None) -> float:
     return loss
 
 
+def check_on_nan(train: ConfigDict) -> None:
+    """
+    Raises:
+      InputError: config.train.on_nan is unknown.
+    """
+    if train.on_nan not in ON_NAN:
+        raise InputError(f"config.train.on_nan = {train.on_nan!r}: choose {' or '.join(ON_NAN)}")
+
+
 class Skipped:
     """The steps whose batch is left out, once for each time that it is listed.
 
@@ -46,12 +55,8 @@ class Skipped:
     def __init__(self, workdir: pathlib.Path, train: ConfigDict):
         """
         Raises:
-          InputError: config.train.on_nan is unknown, or the list is broken.
+          InputError: the list is broken.
         """
-        if train.on_nan not in ON_NAN:
-            raise InputError(
-                f"config.train.on_nan = {train.on_nan!r}: choose {' or '.join(ON_NAN)}"
-            )
         self._path = workdir / NAME
         self._most = train.max_rollbacks if train.on_nan == "rollback" else 0
         try:

@@ -18,6 +18,7 @@ from lung_unet.model.losses import make_loss
 from lung_unet.parallel.mesh import make_mesh
 from lung_unet.train.classification import Classification
 from lung_unet.train.optimizer import make_optimizer
+from lung_unet.train.rollback import check_on_nan
 from lung_unet.train.segmentation import Segmentation
 
 TASKS = ("segmentation", "classification")
@@ -65,6 +66,13 @@ def check(config: ConfigDict) -> None:
     for name in COUNTS:
         if config.train[name] < 1:
             raise InputError(f"config.train.{name} = {config.train[name]}: choose 1 or more")
+    validated, saved = config.train.eval_every, config.train.checkpoint_every
+    if max(validated, saved) % min(validated, saved):
+        raise InputError(
+            f"config.train.eval_every = {validated} and checkpoint_every = {saved}: choose one a "
+            "multiple of the other; the best checkpoint is one that was validated"
+        )
+    check_on_nan(config.train)
     low_high = tuple(config.data.window_hu)
     if len(low_high) != 2 or not -math.inf < low_high[0] < low_high[1] < math.inf:
         raise InputError(
@@ -80,6 +88,7 @@ def check(config: ConfigDict) -> None:
     if config.task == "segmentation":
         make_loss(config)
         agreement(config.data)
+        Mining(config.data.mining, 0)
     elif fraction in (0, 1):
         raise InputError(
             f"config.data.nodule_fraction = {fraction:g}: choose above 0 and below 1, as what is "

@@ -37,7 +37,8 @@ def test_one_process_writes_what_two_wrote(luna16, prepared, tmp_path, settings,
     assert contents(tmp_path / "new" / "out") == contents(prepared)
     assert json.loads((prepared / "manifest.json").read_text()) == json.loads(json.dumps(manifest))
     assert "4/4" in capsys.readouterr().out  # progress
-    assert not [name for name in contents(prepared) if pathlib.Path(name).name.startswith(".")]
+    hidden = [name for name in contents(prepared) if pathlib.Path(name).name.startswith(".")]
+    assert hidden == [".lock"]
 
 
 def test_nothing_is_written_again(luna16, done, settings):
@@ -152,7 +153,7 @@ def test_too_few_subsets_to_train_on_are_told_before_they_are_prepared(
     for number in (2, 3):
         shutil.rmtree(folder / f"subset{number}")
     prepare(folder, tmp_path / "out", settings, workers=1)
-    assert "scans in 2 subset(s), which will do to score" in capsys.readouterr().out
+    assert "scans in 2 subset(s), which will do to inspect" in capsys.readouterr().out
 
 
 def test_a_process_that_dies_is_told(luna16, tmp_path):

@@ -123,6 +123,25 @@ def test_votes_keep_their_volume(step):
     assert smaller > 40
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+def test_votes_keep_volume_and_place_where_two_voxels_become_one(offset):
+    """All weights are one half there, so that many shares are equal."""
+    one = axis_weights(16, 8, 0.5, 2.0, False)
+    assert set(one[one > 0]) == {0.5}
+    for radius in np.linspace(0.9, 6, 30):
+        z, y, x = np.meshgrid(*3 * (np.arange(16) - 7.5 - offset / 2,), indexing="ij")
+        votes = 3 * (z**2 + y**2 + x**2 <= radius**2).astype(np.uint8)
+        votes[votes > 0] += z[votes > 0] > 0
+        found = resample_votes(votes, (one, one, one), 4)
+        for level, allowed in ((3, 0), (4, 2)):  # the second within the first
+            kept = np.count_nonzero(found >= level)
+            assert abs(kept - round(np.count_nonzero(votes >= level) / 8)) <= allowed
+        if found.any():
+            centre = 0.5 + 2 * np.argwhere(found).mean(0)
+            moved = np.abs(centre - np.argwhere(votes).mean(0)).max()
+            assert moved < 1 + 2 / np.count_nonzero(found)
+
+
 def test_vote_levels_end_half_way_between_voxels():
     """Between 0 and 4 votes lies no shell of 1 to 3."""
     votes = np.zeros((1, 1, 8), np.uint8)
@@ -130,11 +149,11 @@ def test_vote_levels_end_half_way_between_voxels():
     one = np.ones((1, 1), np.float32)
     fine = resample_votes(votes, (one, one, axis_weights(8, 701, 0.0, 0.01)), 4)[0, 0]
     assert set(fine) == {0, 4}
-    assert (np.flatnonzero(fine)[0], np.flatnonzero(fine)[-1]) == (250, 550)
+    assert (np.flatnonzero(fine)[0], np.flatnonzero(fine)[-1]) == (250, 549)
     votes[..., 2] = 1
     fine = resample_votes(votes, (one, one, axis_weights(8, 701, 0.0, 0.01)), 4)[0, 0]
     assert set(fine[150:250]) == {1}
-    assert set(fine[250:551]) == {4}
+    assert set(fine[250:550]) == {4}
 
 
 def test_votes_beyond_the_readers_count_as_all_of_them():

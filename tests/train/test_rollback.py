@@ -9,7 +9,7 @@ import pytest
 from lung_unet.data.pipeline import training_batches
 from lung_unet.errors import InputError
 from lung_unet.train import loop
-from lung_unet.train.rollback import NotFinite, Skipped
+from lung_unet.train.rollback import NotFinite, Skipped, check_on_nan
 from lung_unet.train.writer import read_rows
 
 make_train_step = loop.make_train_step
@@ -102,4 +102,4 @@ def test_what_cannot_be_is_refused(config, tmp_path):
         Skipped(tmp_path, config.train)
     config.train.on_nan = "ignore"
     with pytest.raises(InputError, match="on_nan = 'ignore': choose stop or rollback"):
-        Skipped(tmp_path, config.train)
+        check_on_nan(config.train)

@@ -14,24 +14,25 @@ share of our minutes goes to a second stage, and both stages are a system too. A
 lung_unet.evaluate's code on the scans' own grids, each at the operating point that is best for it
 on the validation split.
 
-What was done is kept in OUT, and a system that is done is not run again (remove its folder for
-other settings or scans); one that was interrupted starts anew. OUT/ours, OUT/ours/two_stages,
+What was done is kept in OUT, and a system that is done is not run again (give another OUT for other
+settings or scans); one that was interrupted starts anew. OUT/ours, OUT/ours/two_stages,
 OUT/nnunet and OUT/monai hold metrics.json and can be given to lung_unet.evaluate --compare. The
 table is printed, and written as comparison.md and .json.
 """
 
 import json
 import pathlib
+import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from lung_unet import command
 from lung_unet.child import run_logged
 from lung_unet.errors import InputError
-from lung_unet.files import make_anew, write_text
+from lung_unet.files import held, make_anew, write_text
 
 PACKAGE = "lung_unet.benchmark.peers"
 
@@ -63,6 +64,15 @@ def run(out: pathlib.Path, arguments: list[str], scans: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    out = pathlib.Path(command.required("out")).absolute()
+    with held(out / ".lock") as ours:
+        if not ours:
+            raise InputError(f"{out}: another process works in it; choose another --out")
+        run_all(out)
+
+
+def run_all(out: pathlib.Path) -> None:
+    """Runs and scores what is not done yet, and prints the table."""
     from lung_unet.benchmark.peers.convert import convert, truth_of
     from lung_unet.benchmark.peers.exchange import read_system
     from lung_unet.benchmark.peers.score import score
@@ -74,10 +84,9 @@ def main() -> None:
     from lung_unet.data.source import open_source
     from lung_unet.model.levels import strides_of
 
-    out = pathlib.Path(command.required("out")).absolute()
     scans, python = command.required("luna16"), command.required("peers_python")
-    lidc_xml, minutes = flags.FLAGS.lidc_xml, flags.FLAGS.minutes
-    config: ConfigDict = flags.FLAGS.config
+    minutes, config = flags.FLAGS.minutes, flags.FLAGS.config
+    lidc_xml = flags.FLAGS.lidc_xml or config.data.lidc_xml or None
     strides = strides_of(config.model)
     if len(strides) < 2:
         raise InputError("config.model.channels: MONAI's DynUNet takes three or more")
@@ -88,8 +97,8 @@ def main() -> None:
     convert(source, dataset, config.data, out / "raw")
     truth = truth_of(dataset, config.data)
 
-    given = [a for a in sys.argv[1:] if a.startswith("--config")]
-    ours = [sys.executable, "-m", f"{PACKAGE}.ours", *given, f"--config.data.dir={out / 'data'}"]
+    ours = [sys.executable, "-m", f"{PACKAGE}.ours", *_config_flags(sys.argv[1:])]
+    ours += [f"--config.data.dir={out / 'data'}"]
     ours += [f"--minutes={minutes}", f"--classifier={flags.FLAGS.classifier}"]
     run(out / "ours", [*ours, f"--classifier_share={flags.FLAGS.classifier_share}"], truth)
     device = "cuda" if read_system(out / "ours").get("device") == "gpu" else "cpu"
@@ -112,6 +121,16 @@ def main() -> None:
     if flags.FLAGS.classifier:
         first, others = out / "ours" / BOTH, [out / "ours", *peers]
     print(write_table(side_by_side(first, others), minutes, out))
+
+
+def _config_flags(arguments: Sequence[str]) -> list[str]:
+    """Those of --config and its fields, each with its value."""
+    found = []
+    for flag, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        if re.match("--?config[.=]|--?config$", flag):
+            apart = "=" not in flag and not following.startswith("-")
+            found.append(f"{flag}={following}" if apart else flag)
+    return found
 
 
 if __name__ == "__main__":

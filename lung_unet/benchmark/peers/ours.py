@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from lung_unet import __version__, command
 from lung_unet.benchmark.peers.exchange import spending, write_system
+from lung_unet.child import Stopped
 from lung_unet.data.manifest import Dataset
 from lung_unet.errors import InputError
 from lung_unet.files import write_text
@@ -55,7 +56,7 @@ def main() -> None:
     seconds: dict[str, float] = {}
     with spending(seconds, "train"):
         if not train(config, dataset, out):
-            return
+            raise Stopped(f"{out}: was stopped; run the same command again")
     run = load(out)
     predictor, (step,) = restore_runs([run])
     members = [member(run, step)]

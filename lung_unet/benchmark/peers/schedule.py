@@ -6,6 +6,7 @@ import tempfile
 
 from ml_collections import ConfigDict
 
+from lung_unet.child import Stopped
 from lung_unet.data.manifest import Dataset
 from lung_unet.errors import InputError
 from lung_unet.train import goodput
@@ -52,7 +53,7 @@ def probe(
     """How many steps fit into a budget; a second stage is trained on `crops`.
 
     Raises:
-      InputError: as `steps_that_fit`.
+      InputError: as `steps_that_fit`. `Stopped` by SIGTERM.
     """
     config = scheduled(config, PROBE_STEPS)
     each = {f"{what}_every": PROBE_STEPS for what in ("eval", "checkpoint", "log")}
@@ -61,7 +62,8 @@ def probe(
         folder = pathlib.Path(name)
         if crops is not None:
             (folder / FOLDER).symlink_to(crops.absolute())
-        train(config, dataset, folder, goodput.Goodput(folder))
+        if not train(config, dataset, folder, goodput.Goodput(folder)):
+            raise Stopped(f"{folder}: was stopped; run the same command again")
         seconds = json.loads((folder / goodput.NAME).read_text())["seconds"]
         (step_ms,) = (r["step_ms"] for r in read_rows(folder / JSONL) if "step_ms" in r)
     return steps_that_fit(seconds, PROBE_STEPS, step_ms / 1000, budget_s)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from lung_unet.benchmark.peers.exchange import spending
 from lung_unet.benchmark.peers.schedule import probe, scheduled
+from lung_unet.child import Stopped
 from lung_unet.data.manifest import Dataset
 from lung_unet.evaluation.judge import SecondStage
 from lung_unet.evaluation.resume import folder_of, scored_split, write_result
@@ -43,7 +44,7 @@ def train_second_stage(
     `seconds["train"]` is what the segmentation took, and then what both did, of `budget_s`.
 
     Raises:
-      InputError: what is left of the budget is too little.
+      InputError: what is left of the budget is too little. `Stopped` by SIGTERM.
     """
     config = config.copy_and_resolve_references()
     config.candidates.workdir, config.data.fold = str(first), dataset.fold
@@ -53,7 +54,8 @@ def train_second_stage(
     config = scheduled(config, steps)
     claim(workdir, config, dataset)
     with spending(seconds, "train"):
-        train(config, dataset, workdir)
+        if not train(config, dataset, workdir):
+            raise Stopped(f"{workdir}: was stopped; run the same command again")
     evaluate_candidates(workdir, config, dataset, "validation")
     return open_second_stage(workdir, load(first))
 
