@@ -50,12 +50,11 @@ def folders_below(
     root: pathlib.Path,
     note: Callable[[OSError], None] | None = None,
     but: pathlib.Path | None = None,
-) -> list[pathlib.Path]:
-    """A folder and all below it that hold files, sorted, linked ones too, each once.
+) -> Iterator[pathlib.Path]:
+    """A folder and all below it that hold files, linked ones too, each once.
 
     `note` is told of what cannot be read; `but` is left out, with what is below it.
     """
-    found = []
     seen = {but.resolve()} if but else set()
     for path, below, files in os.walk(root, onerror=note, followlinks=True):
         folder = pathlib.Path(path)
@@ -65,8 +64,7 @@ def folders_below(
         seen.add(folder.resolve())
         below.sort(key=lambda name: (os.path.islink(os.path.join(path, name)), name))
         if files:
-            found.append(folder)
-    return sorted(found)
+            yield folder
 
 
 def make_anew(folder: pathlib.Path) -> None:

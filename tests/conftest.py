@@ -41,9 +41,9 @@ from scipy.spatial.transform import Rotation  # noqa: E402
 from lung_unet import workdir as runs  # noqa: E402
 from lung_unet.data.manifest import SPLITS, Dataset  # noqa: E402
 from lung_unet.data.phantom import write_metaimage  # noqa: E402
-from lung_unet.data.pipeline import scan_records  # noqa: E402
 from lung_unet.data.preparation import prepare  # noqa: E402
 from lung_unet.data.scan import Grid  # noqa: E402
+from lung_unet.data.shard_reader import scan_records  # noqa: E402
 from lung_unet.data.shards import Settings  # noqa: E402
 from lung_unet.data.volume import make_labels  # noqa: E402
 from lung_unet.model import unet  # noqa: E402

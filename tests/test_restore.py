@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from lung_unet.data.pipeline import scan_records
+from lung_unet.data.shard_reader import scan_records
 from lung_unet.errors import InputError
 from lung_unet.evaluation.operating_point import choose
 from lung_unet.evaluation.resume import member

@@ -14,9 +14,10 @@ import pathlib
 import grain
 import numpy as np
 
-from lung_unet.data.pipeline import Shards, mix, stream
+from lung_unet.data.pipeline import mix, stream
 from lung_unet.data.records import decode, encode, write_records
 from lung_unet.data.scan import IGNORE
+from lung_unet.data.shard_reader import Shards
 from lung_unet.data.volume import AIR_HU, Volume
 from lung_unet.errors import InputError
 

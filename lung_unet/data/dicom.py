@@ -17,7 +17,7 @@ from rich.progress import track
 
 from lung_unet.data import lidc
 from lung_unet.data.dicom_header import Header
-from lung_unet.data.dicom_series import fault, in_two_folders, read_volume, series_in
+from lung_unet.data.dicom_series import ct_slices, fault, in_two_folders, read_volume, series_in
 from lung_unet.data.images import check_chest, hounsfield, image_of
 from lung_unet.data.luna16 import MIN_READERS, Match
 from lung_unet.data.lungs import segment_lungs
@@ -63,15 +63,12 @@ class Dicom:
         unread: list[str] = []
         others: collections.Counter[str] = collections.Counter()
         seen: dict[str, list[Header]] = {}
-        folders = folders_below(self.root, self._note)
+        folders = sorted(folders_below(self.root, self._note))
         for folder in track(folders, "DICOM headers", disable=len(folders) < FEW):
-            for uid, slices in series_in(folder.iterdir()).items():
-                if slices[0].modality != "CT":
-                    others[slices[0].modality] += 1
-                    continue
-                slices = [s for s in slices if not s.aside]
-                if not slices:
-                    others["localizer or captured screen"] += 1
+            for uid, series in series_in(folder.iterdir()).items():
+                slices, other = ct_slices(series)
+                if other:
+                    others[other] += 1
                     continue
                 if uid in seen:
                     raise in_two_folders(seen[uid], slices)
@@ -89,7 +86,7 @@ class Dicom:
             some = ", ".join(unread[:SOME]) + (", …" if len(unread) > SOME else "")
             self.notes.append(f"{len(unread)} CTs that no reader's XML names are left out: {some}")
         if others:
-            found = ", ".join(f"{count} {modality}" for modality, count in sorted(others.items()))
+            found = ", ".join(f"{count} {other}" for other, count in sorted(others.items()))
             self.notes.append(f"series that are no CT are left out: {found}")
         if not self.files:
             said = self.notes[0] if self.notes else "no DICOM series in it"

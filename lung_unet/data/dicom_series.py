@@ -32,6 +32,14 @@ def series_in(files: Iterable[pathlib.Path]) -> dict[str, list[Header]]:
     return series
 
 
+def ct_slices(series: list[Header]) -> tuple[list[Header], str]:
+    """The slices of a series' volume; what it is instead where it has none."""
+    if series[0].modality != "CT":
+        return [], f"{series[0].modality} series"
+    slices = [s for s in series if not s.aside]
+    return slices, "" if slices else "localizer or captured screen"
+
+
 def is_dicom(path: pathlib.Path) -> bool:
     """Whether a path is a file that claims to be DICOM, by its suffix or its first bytes."""
     if path.name.startswith(".") or not path.is_file():

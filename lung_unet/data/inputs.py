@@ -7,7 +7,7 @@ import pathlib
 from rich.progress import track
 
 from lung_unet.data.dicom_header import Header
-from lung_unet.data.dicom_series import in_two_folders, read_volume, series_in
+from lung_unet.data.dicom_series import ct_slices, in_two_folders, read_volume, series_in
 from lung_unet.data.images import SUFFIXES, check_chest, grid_of, hounsfield, image_of, read_image
 from lung_unet.data.lungs import segment_lungs
 from lung_unet.data.scan import Scan
@@ -100,20 +100,19 @@ def _series_below(
     def note(error: OSError) -> None:
         errors.append(InputError(f"{error.filename}: cannot be read ({error.strerror})"))
 
-    folders = folders_below(root, note, output)
+    folders = sorted(folders_below(root, note, output))
     places: dict[str, list[Input]] = collections.defaultdict(list)
     others: collections.Counter[str] = collections.Counter()
     for folder in track(folders, "DICOM headers", disable=len(folders) < FEW):
         try:
-            series = series_in(folder.iterdir())
+            found_here = series_in(folder.iterdir())
         except InputError as error:
             errors.append(error)
             continue
-        for uid, slices in series.items():
-            if slices[0].modality != "CT":
-                others[f"{slices[0].modality} series"] += 1
-            elif not (slices := [s for s in slices if not s.aside]):
-                others["localizer or captured screen"] += 1
+        for uid, series in found_here.items():
+            slices, other = ct_slices(series)
+            if other:
+                others[other] += 1
             elif (most := max(slices, key=lambda s: s.frames)).frames > 1:
                 errors.append(
                     InputError(

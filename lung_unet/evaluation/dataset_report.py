@@ -27,9 +27,9 @@ from lung_unet.data.inspection import (
     verdict,
 )
 from lung_unet.data.manifest import NAME, Dataset
-from lung_unet.data.pipeline import scan_records
 from lung_unet.data.records import ScanRecord
 from lung_unet.data.scan import IGNORE, READERS, Finding
+from lung_unet.data.shard_reader import scan_records
 from lung_unet.data.volume import AIR_HU, make_labels
 from lung_unet.errors import InputError
 from lung_unet.evaluation.charts import Rows, subplot

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lung_unet.command import frozen
 from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import Dataset
-from lung_unet.data.pipeline import scan_records
 from lung_unet.data.records import ScanRecord
+from lung_unet.data.shard_reader import scan_records
 from lung_unet.errors import InputError
 from lung_unet.evaluation.candidates import VERSION
 from lung_unet.files import remove_leftovers, write_text

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.mining import Mining
-from lung_unet.data.pipeline import check_on_broken
+from lung_unet.data.shard_reader import check_on_broken
 from lung_unet.errors import InputError
 from lung_unet.model.losses import make_loss
 from lung_unet.parallel.mesh import make_mesh

@@ -138,7 +138,7 @@ def test_what_cannot_be_used_is_left_out_and_told(folder):
     gap, unread, other = source.notes
     assert re.fullmatch(r"series 1\.2\.0 is left out: slices are missing between z .* mm", gap)
     assert unread == "1 CTs that no reader's XML names are left out: 1.2.1"
-    assert other == "series that are no CT are left out: 1 DX"
+    assert other == "series that are no CT are left out: 1 DX series"
     for uid in ("1.2.0", "1.2.1", "1.2.9"):
         with pytest.raises(InputError, match=rf"series {re.escape(uid)} is not in it, or cannot"):
             source.read_matched(uid)
@@ -150,7 +150,7 @@ def test_what_is_no_image_is_left_out(folder):
     data = path.read_bytes()
     report = data[: data.index(b"\x28\0\2\0")].replace(b"CT", b"SR")
     path.with_name("report.dcm").write_bytes(report.replace(b"1.2.0\0", b"1.2.8\0"))
-    assert Dicom(folder).notes == ["series that are no CT are left out: 1 DX, 1 SR"]
+    assert Dicom(folder).notes == ["series that are no CT are left out: 1 DX series, 1 SR series"]
 
 
 def test_series_that_are_not_on_disk_are_counted(folder):
@@ -245,7 +245,7 @@ def test_prepared_patients_are_in_one_split(command):
     out, _ = command
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["source"] == "DICOM"
-    assert manifest["notes"] == ["series that are no CT are left out: 1 DX"]
+    assert manifest["notes"] == ["series that are no CT are left out: 1 DX series"]
     assert manifest["counts"]["scans_with_outlines"] == manifest["counts"]["nodules"] == 5
     for fold in range(4):
         dataset = Dataset(out, fold)

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.mining import Mining
-from lung_unet.data.pipeline import Shards, scan_records, training_batches, validation_batches
+from lung_unet.data.pipeline import training_batches, validation_batches
 from lung_unet.data.records import Block, block_of
+from lung_unet.data.shard_reader import Shards, scan_records
 from lung_unet.data.shards import Settings
 from lung_unet.errors import InputError
 
@@ -133,9 +134,8 @@ def test_background_patches_come_from_everywhere_in_a_block(tmp_path):
     for i in range(4):
         block = block_of(hu, np.zeros(hu.shape, np.uint8), None)
         write_blocks(tmp_path / f"subset{i}" / f"{i}.background.arrayrecord", [block] * 5)
-    corners = {
-        int(b["hu"][0, 0, 0, 0]) for b in first(dataset, 300, batch_size=1, patch=(11, 12, 10))
-    }
+    alone = {"batch_size": 1, "patch": (11, 12, 10), "nodule_fraction": 0.0}
+    corners = {int(b["hu"][0, 0, 0, 0]) for b in first(dataset, 300, **alone)}
     assert corners == {hu[z, 0, x] for z in range(2) for x in range(3)}
 
 
@@ -228,8 +228,11 @@ def test_a_block_is_cropped_elsewhere_each_time(numbered):
     assert all(len(crops) > 1 for crops in seen.values())
 
 
-def test_without_nodules_there_is_background(tmp_path):
-    found = numbers(first(write_dataset(tmp_path, nodules=0), 10))
+def test_without_nodules_only_background_can_be_asked_for(tmp_path):
+    dataset = write_dataset(tmp_path, nodules=0)
+    with pytest.raises(InputError, match="train split has no nodule; prepare scans that have some"):
+        training_batches(dataset, **OPTIONS)
+    found = numbers(first(dataset, 10, nodule_fraction=0.0))
     assert (found % 100 >= 50).all()
 
 
@@ -408,7 +411,7 @@ def test_a_broken_record_stops_training_with_one_line(tmp_path):
             content[at] ^= 0xFF
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"background\.arrayrecord: record \d is broken"):
-        first(dataset, 10)
+        first(dataset, 10, nodule_fraction=0.0)
 
 
 def write_garbage(path: pathlib.Path, blocks: list[Block], *at: int) -> None:
@@ -456,7 +459,7 @@ MANY = """
 import resource, sys
 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, int(sys.argv[1]) or most))
-from lung_unet.data.pipeline import Shards
+from lung_unet.data.shard_reader import Shards
 from lung_unet.errors import InputError
 try:
     records = Shards(sys.argv[2:], bytes, "skip")

@@ -7,10 +7,10 @@ import re
 import pytest
 
 from lung_unet.data.manifest import Dataset, consistency
-from lung_unet.data.pipeline import scan_records
 from lung_unet.data.preparation import prepare
 from lung_unet.data.pseudonyms import Key, read_key
 from lung_unet.data.records import decode
+from lung_unet.data.shard_reader import scan_records
 from lung_unet.data.shards import KINDS
 from lung_unet.errors import InputError
 

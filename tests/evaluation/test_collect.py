@@ -5,8 +5,8 @@ import pytest
 
 from lung_unet import workdir as runs
 from lung_unet.data.crops import KINDS
-from lung_unet.data.pipeline import scan_records
 from lung_unet.data.scan import Finding, Grid
+from lung_unet.data.shard_reader import scan_records
 from lung_unet.errors import InputError
 from lung_unet.evaluation.collect import Collector, hit
 from lung_unet.restore import restore_predictor

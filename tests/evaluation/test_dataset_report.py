@@ -15,9 +15,9 @@ from matplotlib.image import imread
 
 from lung_unet.data.inspection import diameters, projected_gb, tables, verdict
 from lung_unet.data.manifest import Dataset
-from lung_unet.data.pipeline import scan_records
 from lung_unet.data.records import ScanRecord
 from lung_unet.data.scan import IGNORE, Finding, Grid
+from lung_unet.data.shard_reader import scan_records
 from lung_unet.data.volume import Volume
 from lung_unet.errors import InputError
 from lung_unet.evaluation.dataset_report import PIXELS, VIEW_MM, VOTES, draw_nodule, inspect, spread

@@ -9,8 +9,8 @@ import pytest
 from scipy import ndimage
 
 from lung_unet.data.labels import agreement
-from lung_unet.data.pipeline import scan_records
 from lung_unet.data.scan import IGNORE
+from lung_unet.data.shard_reader import scan_records
 from lung_unet.data.volume import make_labels
 from lung_unet.errors import InputError
 from lung_unet.evaluation.candidates import find_candidates, marks_of, mask_on_source

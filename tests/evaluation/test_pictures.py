@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lung_unet.data.pipeline import scan_records
 from lung_unet.data.scan import Grid
+from lung_unet.data.shard_reader import scan_records
 from lung_unet.data.volume import Volume
 from lung_unet.evaluation.candidates import Candidate, find_candidates
 from lung_unet.evaluation.operating_point import OperatingPoint

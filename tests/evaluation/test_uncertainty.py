@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lung_unet.data.labels import agreement
-from lung_unet.data.pipeline import scan_records
+from lung_unet.data.shard_reader import scan_records
 from lung_unet.evaluation.candidates import Candidate, find_candidates, mask_on_source
 from lung_unet.evaluation.uncertainty import boundary, entropy, regions_of, shell
 from lung_unet.evaluation.voxel import score

@@ -13,7 +13,7 @@ from lung_unet.benchmark.peers.exchange import (
 )
 from lung_unet.benchmark.peers.score import StoredPredictor, score
 from lung_unet.benchmark.peers.table import markdown, side_by_side
-from lung_unet.data.pipeline import scan_records
+from lung_unet.data.shard_reader import scan_records
 from lung_unet.data.source import open_source
 from lung_unet.errors import InputError
 from lung_unet.evaluation.voxel import truth_mask
