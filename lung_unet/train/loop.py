@@ -137,7 +137,8 @@ class Trainer:
                     writer.write(step, {f"validation/{k}": v for k, v in scores.items()}, text)
 
                 preempted = preemption.requested()
-                if step > saved and (self.due(step, c.checkpoint_every) or preempted):
+                # What was validated too: it may be the best.
+                if step > saved and (self.due(step, c.checkpoint_every) or scores or preempted):
                     self.settle(pending)
                     with meter.paused(), goodput.spending("checkpoints"):
                         mining = self.mining.get_state()

@@ -66,12 +66,6 @@ def check(config: ConfigDict) -> None:
     for name in COUNTS:
         if config.train[name] < 1:
             raise InputError(f"config.train.{name} = {config.train[name]}: choose 1 or more")
-    validated, saved = config.train.eval_every, config.train.checkpoint_every
-    if max(validated, saved) % min(validated, saved):
-        raise InputError(
-            f"config.train.eval_every = {validated} and checkpoint_every = {saved}: choose one a "
-            "multiple of the other; the best checkpoint is one that was validated"
-        )
     check_on_nan(config.train)
     low_high = tuple(config.data.window_hu)
     if len(low_high) != 2 or not -math.inf < low_high[0] < low_high[1] < math.inf:

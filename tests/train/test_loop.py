@@ -56,6 +56,16 @@ def test_resumed_equals_uninterrupted_to_the_bit(config, dataset, whole, tmp_pat
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
+def test_the_best_of_all_validations_is_kept(config, dataset, tmp_path, monkeypatch):
+    """Also where it lies between two regular checkpoints."""
+    scores = iter([0.2, 0.9, 0.1, 0.3, 0.4])
+    monkeypatch.setattr(loop.Trainer, "validate", lambda *_: {"loss": 1.0, "dice": next(scores)})
+    config.train.update(eval_every=1, checkpoint_every=3, steps=4)
+    loop.train(config, dataset, tmp_path)
+    found = dict(validations(tmp_path))
+    assert Checkpoints(tmp_path / "checkpoints").best_step() == max(found, key=found.get) != 3
+
+
 def test_hard_negatives_are_mined_the_same_after_a_restart(config, dataset, tmp_path, monkeypatch):
     """Stopped between two refreshes, then at one."""
     record = Mining.record

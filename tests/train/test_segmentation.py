@@ -52,13 +52,11 @@ def test_more_readers_than_a_nodule_has_cannot_agree(config, dataset, capsys):
      ("optimizer.name", "none", "config.optimizer.name"),
      ("loss.focal_gamma", 0.5, "focal_gamma = 0.5: choose 0, or 1 or more"),
      ("loss.focal_gamma", -1.0, "focal_gamma = -1"), ("loss.smooth", -1.0, "config.loss.smooth"),
-     ("train.eval_every", 3, "choose one a multiple of the other"),
      ("train.on_nan", "ignore", "config.train.on_nan"),
      ("data.mining.every", -1, "config.data.mining.every"),
      ("data.mining.fraction", 2.0, "config.data.mining.fraction")],
 )  # fmt: skip
 def test_choices_are_refused_before_data_are_made(config, field, value, said):
-    config.train.update(eval_every=4, checkpoint_every=4)
     check(config)
     config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=said):
