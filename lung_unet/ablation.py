@@ -21,7 +21,6 @@ import os
 import pathlib
 import shutil
 import sys
-import uuid
 from typing import Any
 
 from absl import flags
@@ -34,7 +33,7 @@ from lung_unet.data.datasets import settings_of
 from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import SPLITS
 from lung_unet.errors import InputError
-from lung_unet.files import held, write_text
+from lung_unet.files import held, temporary_name, write_text
 
 BASE = "base"
 
@@ -194,7 +193,7 @@ def execute(run: Run, base: Run, config_file: str) -> None:
 
 def _copy_training(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copies a workdir but for most of what evaluation wrote; the rest is written anew."""
-    temporary = target.with_name(f".{uuid.uuid4().hex[:8]}.{target.name}")
+    temporary = temporary_name(target)
     scored = shutil.ignore_patterns("evaluation", "metrics.json", "report.html", "figures")
     try:
         shutil.copytree(source, temporary, ignore=scored)

@@ -8,6 +8,7 @@ import os
 import pathlib
 import runpy
 import select
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,6 +33,8 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
     def guarded(argv: list[str]) -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)  # a log file shows progress too
+        # As ctrl-C, so that nothing half written is left behind; main has its own answer.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         logging.set_verbosity(logging.FATAL)  # the libraries' chatter; what matters they raise
         backends = standard_logging.getLogger("jax._src.xla_bridge")
         backends.setLevel("WARNING")  # that there is a GPU, which JAX will not use

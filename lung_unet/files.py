@@ -17,16 +17,20 @@ OURS = ".made_by_lung_unet"  # marks a folder that may be deleted to be made ane
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
+def temporary_name(path: pathlib.Path) -> pathlib.Path:
+    """One beside `path` that nothing has, by which `remove_leftovers` knows it."""
+    return path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path` that takes its name if the block ends without error.
 
-    The temporary name keeps the suffixes (writers choose a format by them) and starts with a dot,
-    by which `remove_leftovers` knows what an interrupted run left.
+    The temporary name keeps the suffixes: writers choose a format by them.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    temporary = temporary_name(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -77,7 +81,7 @@ def make_anew(folder: pathlib.Path) -> None:
         raise InputError(f"{folder}: is there already, and not of this command; give another --out")
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
-        old = folder.with_name(f".{uuid.uuid4().hex[:8]}.{folder.name}")  # in one step
+        old = temporary_name(folder)  # gone in one step
         os.replace(folder, old)
         shutil.rmtree(old)
     folder.mkdir()
@@ -122,10 +126,10 @@ def _locked(descriptor: int, how: int = 0) -> bool:
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:
-    """Removes what processes that were killed within `atomic_path` left in a folder."""
+    """Removes what processes that were killed left in a folder under a temporary name."""
     for path in folder.iterdir():
         if re.match(r"\.[0-9a-f]{8}\.", path.name):
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

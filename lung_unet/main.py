@@ -42,7 +42,7 @@ def run_job(start: float) -> None:
     from lung_unet.evaluation.classifier import check_judging
     from lung_unet.evaluation.operating_point import given_thresholds
     from lung_unet.evaluation.sliding_window import check_windows
-    from lung_unet.files import held
+    from lung_unet.files import held, remove_leftovers
     from lung_unet.model import classifier
     from lung_unet.model.summary import print_summary
     from lung_unet.train.task import check
@@ -70,6 +70,7 @@ def run_job(start: float) -> None:
     with held(workdir / ".lock") as ours:
         if not ours:
             raise InputError(f"{workdir}: is run by another process; choose another --workdir")
+        remove_leftovers(workdir)
         train_and_evaluate(workdir, start)
 
 

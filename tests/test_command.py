@@ -84,10 +84,28 @@ def test_too_little_memory_on_the_device_is_one_line():
     assert done.returncode != 0
     *_, line = done.stderr.splitlines()
     assert line.startswith("error: out of memory on the device (")
-    assert "config.train.batch_size" in line
+    assert "config.train.accumulate" in line
     assert "Traceback" not in done.stderr
     told = out_of_memory(RuntimeError("INTERNAL: RESOURCE_EXHAUSTED: "))
     assert told and told.startswith("out of memory")
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path):
+    script = """
+import os, pathlib, signal, sys
+from lung_unet.command import run
+from lung_unet.files import atomic_path
+def main():
+    with atomic_path(sys.argv[0]) as path:
+        path.touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+sys.argv[:] = [sys.argv[1]]
+run(main)
+"""
+    result = run("-c", script, str(tmp_path / "whole"))
+    assert result.returncode == 1 and list(tmp_path.iterdir()) == []
+    assert result.stderr.splitlines()[-1].startswith("interrupted; run the same command again")
 
 
 def test_a_bug_keeps_its_traceback():

@@ -17,6 +17,7 @@ from lung_unet.files import (
     held,
     make_anew,
     remove_leftovers,
+    temporary_name,
     write_text,
 )
 
@@ -101,6 +102,14 @@ def test_folders_below_are_found_once_through_links_too(tmp_path):
     found = sorted(folders_below(root, notes.append, root / "out"))
     assert [str(f.relative_to(root)) for f in found] == ["a/b", "link", "link/d"] and not notes
     assert list(folders_below(tmp_path / "none", notes.append)) == [] and len(notes) == 1
+
+
+def test_folders_too_are_left_over(tmp_path):
+    temporary = temporary_name(tmp_path / "seed0")
+    (temporary / "checkpoints").mkdir(parents=True)
+    (tmp_path / "seed0").mkdir()
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["seed0"]
 
 
 def test_a_lock_is_one_processes_until_it_ends(tmp_path):

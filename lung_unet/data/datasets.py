@@ -3,7 +3,6 @@
 import os
 import pathlib
 import shutil
-import uuid
 
 from ml_collections import ConfigDict
 
@@ -13,6 +12,7 @@ from lung_unet.data.preparation import prepare
 from lung_unet.data.scan import READERS
 from lung_unet.data.shards import Settings
 from lung_unet.errors import InputError
+from lung_unet.files import temporary_name
 
 OUTLINES = ("readers", "sphere")
 LABELLED = ("min_readers", "outlines")  # settings that say what is nodule
@@ -84,7 +84,7 @@ def build_phantom(out: pathlib.Path, scans: int) -> None:
         print(f"data: config.data.dir is empty, so this is the phantom dataset in {out}")
         return
     print(f"data: config.data.dir is empty, so a phantom of {scans} scans is built in {out}")
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+    temporary = temporary_name(out)
     try:
         phantom.build(temporary, scans)
         os.replace(temporary, out)
