@@ -17,10 +17,10 @@ from lung_unet.evaluation.session import BACKENDS, session_apply
 from lung_unet.evaluation.sliding_window import Predictor
 from lung_unet.model import unet
 from lung_unet.parallel.mesh import REPLICATED, make_local_mesh
-from lung_unet.train.checkpoint import Checkpoints
 from lung_unet.train.classification import Classification
 from lung_unet.train.segmentation import Segmentation
 from lung_unet.train.step import Apply, make_apply
+from lung_unet.train.stored import Stored
 from lung_unet.workdir import Run
 
 
@@ -113,7 +113,7 @@ def _restore(
 ) -> tuple[dict, int]:
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f"{workdir}: holds no checkpoint; train first with lung_unet.main")
-    checkpoints = Checkpoints(workdir / "checkpoints", metric=metric)
+    checkpoints = Stored(workdir / "checkpoints", metric)
     try:
         return checkpoints.restore_params(params)
     finally:

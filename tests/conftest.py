@@ -337,7 +337,7 @@ def make_run(dataset, tmp_path, monkeypatch) -> Callable[[str, ConfigDict], path
         )
         runs.claim(folder, config, dataset)
         state = init_state(config, make_apply(config)[1], make_optimizer(config), make_mesh(config))
-        checkpoints = Checkpoints(folder / "checkpoints", write=True)
+        checkpoints = Checkpoints(folder / "checkpoints")
         checkpoints.save(state, {}, {"loss": 1.0, "dice": 0.5})
         checkpoints.wait()
         checkpoints.close()

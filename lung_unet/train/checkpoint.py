@@ -1,12 +1,9 @@
 """Checkpoints: state and data position together, saved in the background, best and latest kept."""
 
 import concurrent.futures
-import dataclasses
 import json
-import math
 import os
 import pathlib
-import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -15,29 +12,19 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from lung_unet.errors import InputError, out_of_memory
+from lung_unet.errors import InputError
 from lung_unet.files import write_text
 from lung_unet.parallel.distributed import gather
 from lung_unet.parallel.mesh import REPLICATED
 from lung_unet.train.step import TrainState
+from lung_unet.train.stored import Stored, abstract, broken_scores, reason_of
 
-KEEP_LATEST = 2
 TMP = ".orbax-checkpoint-tmp"  # Orbax's mark of what is not whole yet
 
 
-class _Manager(ocp.CheckpointManager):
-    """Does not ask for SIGTERM itself, which would shift the count that processes share."""
-
-    def reached_preemption(self, step: int) -> bool:
-        return False
-
-
-class Checkpoints:
-    """The checkpoints in one folder, newest and best kept; made to read them, or to `write` too.
-
-    The best is that of the highest score of the name `metric`.
+class Checkpoints(Stored):
+    """The checkpoints in one folder, to read and to add to; newest and best are kept.
 
     A checkpoint takes its name only once it is whole. One that could not be written (a full disk)
     is told of in a line and costs nothing that was saved before; the next is tried as usual.
@@ -46,55 +33,20 @@ class Checkpoints:
     make the same calls.
     """
 
-    def __init__(self, folder: pathlib.Path, write: bool = False, metric: str = "dice"):
-        self.folder = folder.absolute()
-        self._metric = metric
-        me = jax.process_index()
-        self._write = write and me == 0
-        if self._write or not write:
-            self._check_scores()
-        if self._write:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        if write:
-            gather("scores", "")
-        # Orbax knows of this process alone: its barriers are device programs, or wait for minutes
-        # where one process has failed.
-        active = {me} if jax.process_count() > 1 else None
-        policy = AnyPreservationPolicy(
-            [LatestN(KEEP_LATEST), BestN(get_metric_fn=self._score, n=1)]
-        )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy,
-            best_fn=self._score,
-            best_mode="max",
-            read_only=not self._write,
-            enable_async_checkpointing=False,  # the thread is ours, so that nothing of it blocks
-            multiprocessing_options=ocp.options.MultiprocessingOptions(
-                primary_host=me, active_processes=active
-            ),
-            create=False,
-        )
-        self._manager = _Manager(self.folder, options=options)
+    def __init__(self, folder: pathlib.Path, metric: str = "dice"):
+        self._writes = jax.process_index() == 0
+        if self._writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path, error in broken_scores(folder.absolute()):
+                write_text(path, json.dumps({metric: None}))
+                print(f"{path}: is broken ({error}); this checkpoint counts as not validated")
+        gather("scores", "")
+        super().__init__(folder, metric, saving=self._writes)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: concurrent.futures.Future | None = None
         self._begun = False  # a save that is not settled
         self._failed = ""  # why the last one was not written
         self._copy: Callable[[TrainState], TrainState] = jax.jit(_copied)
-
-    def _check_scores(self) -> None:
-        """Orbax opens no folder with a broken score in it."""
-        for path in self.folder.glob("*/metrics/metrics"):
-            try:
-                json.loads(path.read_bytes())
-            except ValueError as error:
-                if not self._write:
-                    raise InputError(f"{path}: is broken ({error}); run main to mend it") from error
-                write_text(path, json.dumps({self._metric: None}))
-                print(f"{path}: is broken ({error}); this checkpoint counts as not validated")
-
-    def _score(self, metrics: dict | None) -> float:
-        value = (metrics or {}).get(self._metric)
-        return -math.inf if value is None else value
 
     def compile(self, like: TrainState) -> None:
         """Makes ready to save such states, so that the first time takes no longer than others."""
@@ -109,7 +61,7 @@ class Checkpoints:
         self.settle()
         copied = self._copy(state)  # the next step takes the memory of `state`
         self._begun = True
-        if self._write:
+        if self._writes:
             self._saving = self._thread.submit(self._save, copied, position, scores)
 
     def _save(self, state: TrainState, position: dict, scores: dict | None) -> None:
@@ -132,7 +84,7 @@ class Checkpoints:
     def score(self, step: int, scores: dict[str, float]) -> None:
         """Adds the validation of a state that was saved before it could be validated."""
         self.settle()
-        if self._write and step in self._manager.all_steps():
+        if self._writes and step in self._manager.all_steps():
             write_text(self.folder / str(step) / "metrics" / "metrics", json.dumps(scores))
         gather("score", "")
         self._manager.reload()
@@ -146,11 +98,11 @@ class Checkpoints:
             try:
                 self._saving.result()
             except Exception as error:  # what fails may be the disk, or any layer above it
-                reason = _reason(error)
+                reason = reason_of(error)
         self._begun, self._failed = False, gather("saved", reason)[0]
         if self._failed:
             print(f"checkpoint not saved: {self.folder}: {self._failed}; trying again at the next")
-        if self._failed or not self._write:
+        if self._failed or not self._writes:
             self._manager.reload()
 
     def wait(self) -> None:
@@ -167,15 +119,9 @@ class Checkpoints:
             )
 
     def close(self) -> None:
+        """Ends the thread too, once what it has to save is saved."""
         self._thread.shutdown()
-        self._manager.close()
-
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step()
-
-    def best_step(self) -> int | None:
-        """The step of the highest validation score, the latest where none was validated."""
-        return self._manager.best_step()
+        super().close()
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict] | None:
         """(state, data position) of the latest whole checkpoint, None if there is none.
@@ -187,8 +133,8 @@ class Checkpoints:
         """
         self.settle()
         items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(_abstract(like.weights)),
-            rest=ocp.args.StandardRestore(_abstract(_rest(like))),
+            params=ocp.args.StandardRestore(abstract(like.weights)),
+            rest=ocp.args.StandardRestore(abstract(_rest(like))),
             data=ocp.args.JsonRestore(),
         )
         broken: dict[int, str] = {}
@@ -202,7 +148,7 @@ class Checkpoints:
                 if int(state.step) != step:
                     raise ValueError(f"it holds step {int(state.step)}")
             except Exception as error:  # whatever garbled bytes lead to
-                reason = _reason(error)
+                reason = reason_of(error)
             first, *others = gather("restored", reason)
             if first:
                 broken[step] = first
@@ -226,52 +172,10 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         name = f"broken-{step}-{uuid.uuid4().hex[:8]}"
-        if self._write:
+        if self._writes:
             os.replace(self.folder / str(step), self.folder / name)
         gather("set aside", "")
         self._manager.reload()
-
-    def restore_params(self, params: dict) -> tuple[dict, int]:
-        """(parameters, step) of the best checkpoint, on the shapes and shardings of `params`.
-
-        Raises:
-          InputError: there is none, or it is broken or of another model.
-        """
-        step = self.best_step()
-        if step is None:
-            raise InputError(f"{self.folder}: holds no checkpoint; train first with lung_unet.main")
-        items = ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(params)))
-        try:
-            return self._manager.restore(step, args=items)["params"], step
-        except Exception as error:  # whatever garbled bytes lead to
-            if out_of_memory(error):
-                raise
-            path, reason = self.folder / str(step), _reason(error)
-            stored = _shapes_in(path / "params")
-            if stored and stored != _shapes(params):
-                raise InputError(
-                    f"{path}: is of another model ({reason}); use the configuration that it was "
-                    "trained with"
-                ) from error
-            raise InputError(
-                f"{path}: cannot be read ({reason}); put that right, or, if it is broken, move it "
-                "away and run again, for the next best"
-            ) from error
-
-
-def _shapes(tree: dict) -> dict[tuple[str, ...], tuple[int, ...]]:
-    leaves = jax.tree.leaves_with_path(tree)
-    return {tuple(str(key.key) for key in path): tuple(x.shape) for path, x in leaves}
-
-
-def _shapes_in(item: pathlib.Path) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Names and shapes of the arrays that an item of a checkpoint should hold; {} where nothing
-    tells."""
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return _shapes(checkpointer.metadata(item).item_metadata.tree)
-    except Exception:  # whatever garbled bytes lead to
-        return {}
 
 
 def _kept(state: TrainState) -> str:
@@ -281,8 +185,8 @@ def _kept(state: TrainState) -> str:
 
 def _rest(state: TrainState) -> dict:
     """Everything of a state but what predicts."""
-    names = {f.name for f in dataclasses.fields(state)} - {"ema", _kept(state)}
-    return {name: getattr(state, name) for name in names}
+    rest = {"step": state.step, "opt_state": state.opt_state}
+    return rest if state.ema is None else rest | {"params": state.params}
 
 
 def _copied(state: TrainState) -> TrainState:
@@ -293,14 +197,3 @@ def _whole(x: jax.Array) -> NamedSharding:
     """On every device, so that process 0 has all of it."""
     assert isinstance(x.sharding, NamedSharding)
     return NamedSharding(x.sharding.mesh, REPLICATED)
-
-
-def _reason(error: Exception) -> str:
-    code = re.search(r"os_error_code='([0-9]+)'", str(error))  # at the end of a long message
-    if code:
-        return os.strerror(int(code[1]))
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-
-
-def _abstract(tree):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

@@ -77,7 +77,7 @@ class Trainer:
         self.schedule = make_schedule(config)
         self.abstract = abstract_state(config, self.init, self.optimizer, self.mesh)
         self.validation = self.task.validation_batches(self.shard, self.shards)
-        self.checkpoints = Checkpoints(workdir / "checkpoints", True, self.task.metric)
+        self.checkpoints = Checkpoints(workdir / "checkpoints", self.task.metric)
 
     @functools.cached_property
     def train_step(self) -> jax.stages.Compiled:

@@ -15,7 +15,7 @@ with distributed.job(60.0):
     x = jnp.arange(8.0)
     make = lambda step: TrainState(step, {"w": x + step}, {"m": x * step}, {"w": x - step})
     make = jax.jit(make, out_shardings=TrainState(whole, whole, split, split))  # as with ZeRO-1
-    checkpoints = Checkpoints(pathlib.Path(sys.argv[1]), write=True)
+    checkpoints = Checkpoints(pathlib.Path(sys.argv[1]))
     checkpoints.compile(make(0))
     for step in (1, 2):
         checkpoints.save(make(step), {"next": step}, None)

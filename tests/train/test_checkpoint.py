@@ -17,6 +17,7 @@ from lung_unet.parallel.mesh import make_mesh
 from lung_unet.train.checkpoint import Checkpoints
 from lung_unet.train.optimizer import make_optimizer
 from lung_unet.train.step import TrainState, init_state, make_apply
+from lung_unet.train.stored import Stored
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def at(state: TrainState, step: int) -> TrainState:
 
 
 def test_best_and_latest_are_kept_and_the_best_predicts(state, batches, tmp_path):
-    checkpoints = Checkpoints(tmp_path, write=True)
+    checkpoints = Checkpoints(tmp_path)
     for step, dice in ((1, 0.1), (2, 0.9), (3, 0.2), (4, 0.3), (5, 0.1)):
         checkpoints.save(at(state, step), batches.get_state(), {"loss": 1.0, "dice": dice})
     checkpoints.wait()
@@ -54,7 +55,7 @@ def test_best_and_latest_are_kept_and_the_best_predicts(state, batches, tmp_path
 
 
 def test_state_and_data_position_come_back(state, batches, dataset, tmp_path):
-    checkpoints = Checkpoints(tmp_path, write=True)
+    checkpoints = Checkpoints(tmp_path)
     next(batches), next(batches)
     checkpoints.save(at(state, 2), batches.get_state(), {"loss": 1.0, "dice": 0.5})
     following = next(batches)
@@ -73,7 +74,7 @@ def test_state_and_data_position_come_back(state, batches, dataset, tmp_path):
 
 def test_without_an_average_the_parameters_come_back_and_predict(state, tmp_path):
     state = dataclasses.replace(state, ema=None)
-    checkpoints = Checkpoints(tmp_path, write=True)
+    checkpoints = Checkpoints(tmp_path)
     checkpoints.save(at(state, 1), {"next_index": 1}, None)
     checkpoints.wait()
     restored, _ = checkpoints.restore(state)
@@ -84,7 +85,7 @@ def test_without_an_average_the_parameters_come_back_and_predict(state, tmp_path
 
 
 def test_a_checkpoint_of_another_model_is_refused(config, state, batches, tmp_path):
-    checkpoints = Checkpoints(tmp_path, write=True)
+    checkpoints = Checkpoints(tmp_path)
     checkpoints.save(at(state, 1), batches.get_state(), {"loss": 1.0, "dice": 0.5})
     checkpoints.wait()
     config.model.channels = (4, 16)
@@ -97,11 +98,11 @@ def test_a_model_of_the_same_shapes_under_other_names_is_another(state, saved):
     params = dict(state.params)
     params["top"] = params.pop("head")
     with pytest.raises(InputError, match="another model"):
-        Checkpoints(saved).restore_params(params)
+        Stored(saved).restore_params(params)
 
 
 def test_too_little_memory_is_not_called_a_broken_checkpoint(state, saved, monkeypatch):
-    checkpoints = Checkpoints(saved)
+    checkpoints = Stored(saved)
 
     def restore(*_, **__):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
@@ -113,13 +114,13 @@ def test_too_little_memory_is_not_called_a_broken_checkpoint(state, saved, monke
 
 def test_no_checkpoint_says_so(state, tmp_path):
     with pytest.raises(InputError, match="holds no checkpoint"):
-        Checkpoints(tmp_path).restore_params(state.params)
+        Stored(tmp_path).restore_params(state.params)
 
 
 @pytest.fixture
 def saved(state, batches, tmp_path):
     """A folder with the checkpoints 1 and 2."""
-    checkpoints = Checkpoints(tmp_path / "saved", write=True)
+    checkpoints = Checkpoints(tmp_path / "saved")
     for step in (1, 2):
         checkpoints.save(at(state, step), batches.get_state(), {"loss": 1.0, "dice": 0.5})
     checkpoints.wait()
@@ -140,7 +141,7 @@ def test_whatever_is_broken_the_state_is_that_of_a_whole_checkpoint(state, saved
         folder = tmp_path / str(number)
         shutil.copytree(saved, folder)
         (folder / file).write_bytes(harm((folder / file).read_bytes()))
-        checkpoints = Checkpoints(folder, write=True)
+        checkpoints = Checkpoints(folder)
         restored, position = checkpoints.restore(state)
         step = int(restored.step)
         jax.tree.map(np.testing.assert_array_equal, restored, at(state, step))
@@ -163,14 +164,14 @@ def test_a_broken_best_checkpoint_is_told_from_another_model_s(state, saved, tmp
         before = (folder / file).read_bytes()
         (folder / file).write_bytes(before[: len(before) // 2])
         try:
-            params, step = Checkpoints(folder).restore_params(state.params)
+            params, step = Stored(folder).restore_params(state.params)
             jax.tree.map(np.testing.assert_array_equal, params, at(state, step).ema)
         except InputError as error:
             refused += 1
             assert re.search(r"1: cannot be read .*move it away|metrics: is broken", str(error))
             assert "\n" not in str(error)
             shutil.rmtree(folder / "1")
-            assert Checkpoints(folder).restore_params(state.params)[1] == 2
+            assert Stored(folder).restore_params(state.params)[1] == 2
         shutil.rmtree(folder)
     assert refused >= 3
 
@@ -178,7 +179,7 @@ def test_a_broken_best_checkpoint_is_told_from_another_model_s(state, saved, tmp
 def test_going_back_is_told_in_one_line_and_deletes_nothing(state, saved, capsys):
     shutil.rmtree(saved / "2" / "rest")
     files = {p.name for p in (saved / "2").iterdir()}
-    restored, _ = Checkpoints(saved, write=True).restore(state)
+    restored, _ = Checkpoints(saved).restore(state)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{saved}/2: is broken (") and line.endswith("going back to 1")
     (aside,) = saved.glob("broken-2-*")
@@ -189,7 +190,7 @@ def test_where_none_can_be_read_nothing_is_touched(state, saved):
     for step in (1, 2):
         (saved / str(step) / "params" / "_METADATA").write_text("{")
     with pytest.raises(InputError, match=r"none of the checkpoints \[1, 2\] can be read"):
-        Checkpoints(saved, write=True).restore(state)
+        Checkpoints(saved).restore(state)
     assert {p.name for p in saved.iterdir()} == {"1", "2"}
 
 
@@ -206,14 +207,14 @@ def full_disk():
 
 
 def test_a_save_that_fails_costs_nothing_and_the_next_one_succeeds(state, saved, full_disk, capsys):
-    checkpoints = Checkpoints(saved, write=True)
+    checkpoints = Checkpoints(saved)
     full_disk(True)
     checkpoints.save(at(state, 3), {"next_index": 3}, {"loss": 1.0, "dice": 0.9})
     with pytest.raises(InputError, match="the last checkpoint could not be saved"):
         checkpoints.wait()
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"checkpoint not saved: {saved}: File too large; ")
-    assert checkpoints.latest_step() == Checkpoints(saved).latest_step() == 2
+    assert checkpoints.latest_step() == Stored(saved).latest_step() == 2
     restored, _ = checkpoints.restore(state)
     jax.tree.map(np.testing.assert_array_equal, restored, at(state, 2))
     full_disk(False)
@@ -225,7 +226,7 @@ def test_a_save_that_fails_costs_nothing_and_the_next_one_succeeds(state, saved,
 
 
 def test_a_state_may_change_as_soon_as_save_returns(state, tmp_path):
-    checkpoints = Checkpoints(tmp_path, write=True)
+    checkpoints = Checkpoints(tmp_path)
     wanted = jax.device_get(at(state, 1))
     given = at(state, 1)
     checkpoints.save(given, {"next_index": 1}, None)
@@ -235,10 +236,10 @@ def test_a_state_may_change_as_soon_as_save_returns(state, tmp_path):
 
 
 def test_a_score_may_come_after_the_save(state, tmp_path):
-    checkpoints = Checkpoints(tmp_path, write=True)
+    checkpoints = Checkpoints(tmp_path)
     for step, scores in ((1, None), (2, {"dice": 0.2}), (3, None)):
         checkpoints.save(at(state, step), {"next_index": step}, scores)
     checkpoints.wait()
     assert checkpoints.best_step() == 2
     checkpoints.score(3, {"dice": 0.7})
-    assert checkpoints.best_step() == Checkpoints(tmp_path).best_step() == 3
+    assert checkpoints.best_step() == Stored(tmp_path).best_step() == 3

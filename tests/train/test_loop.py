@@ -18,8 +18,8 @@ from lung_unet.data.mining import Mining
 from lung_unet.errors import InputError
 from lung_unet.parallel.mesh import make_mesh
 from lung_unet.train import loop
-from lung_unet.train.checkpoint import Checkpoints
 from lung_unet.train.step import make_apply
+from lung_unet.train.stored import Stored
 from lung_unet.train.writer import read_rows
 
 
@@ -52,7 +52,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(config, dataset, whole, tmp_pat
     mesh = make_mesh(config)
     params = jax.jit(make_apply(config)[1])()
     params = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
-    ends = [Checkpoints(w / "checkpoints").restore_params(params)[0] for w in (whole, parts)]
+    ends = [Stored(w / "checkpoints").restore_params(params)[0] for w in (whole, parts)]
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
@@ -63,7 +63,7 @@ def test_the_best_of_all_validations_is_kept(config, dataset, tmp_path, monkeypa
     config.train.update(eval_every=1, checkpoint_every=3, steps=4)
     loop.train(config, dataset, tmp_path)
     found = dict(validations(tmp_path))
-    assert Checkpoints(tmp_path / "checkpoints").best_step() == max(found, key=found.get) != 3
+    assert Stored(tmp_path / "checkpoints").best_step() == max(found, key=found.get) != 3
 
 
 def test_hard_negatives_are_mined_the_same_after_a_restart(config, dataset, tmp_path, monkeypatch):
@@ -104,7 +104,7 @@ def test_sigterm_in_validation_saves_and_the_validation_is_made_up_for(
 
     monkeypatch.setattr(loop.Trainer, "validate", disturbed)
     assert not loop.train(config, dataset, parts)
-    assert Checkpoints(parts / "checkpoints").latest_step() == 2 and validations(parts) == []
+    assert Stored(parts / "checkpoints").latest_step() == 2 and validations(parts) == []
     monkeypatch.setattr(loop.Trainer, "validate", validate)
     assert loop.train(config, dataset, parts)
     assert losses(parts) == losses(whole) and validations(parts) == validations(whole)
@@ -143,7 +143,7 @@ def test_a_full_disk_stops_neither_training_nor_the_log(
     output = capsys.readouterr().out
     assert "checkpoint not saved" in output and "metrics.jsonl: File too large" in output
     assert losses(tmp_path / "full") == losses(whole)
-    assert Checkpoints(tmp_path / "full" / "checkpoints").latest_step() == 4
+    assert Stored(tmp_path / "full" / "checkpoints").latest_step() == 4
     assert not (tmp_path / "full" / "checkpoints" / "2").exists()
 
 
@@ -192,4 +192,4 @@ def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(
     config.optimizer.learning_rate = float("inf")
     with pytest.raises(InputError, match=r"loss is nan.*checkpoints/2 is good"):
         loop.train(config, dataset, tmp_path)
-    assert Checkpoints(tmp_path / "checkpoints").latest_step() == 2
+    assert Stored(tmp_path / "checkpoints").latest_step() == 2
