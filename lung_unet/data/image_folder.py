@@ -19,11 +19,10 @@ from collections.abc import Iterator
 
 import cc3d
 import numpy as np
-import SimpleITK as sitk
 from scipy import ndimage
 
 from lung_unet.data.geometry import check_same_grid
-from lung_unet.data.images import check_chest, grid_of, hounsfield, read_image
+from lung_unet.data.images import check_chest, hounsfield, read_image
 from lung_unet.data.luna16 import Match
 from lung_unet.data.lungs import LEFT, segment_lungs
 from lung_unet.data.metaimage import data_file
@@ -89,8 +88,8 @@ class ImageFolder:
         if series_uid not in self.paths:
             raise InputError(f"{self.root}: has no image {series_uid}; check the name")
         path = self.paths[series_uid]
-        image = read_image(path)
-        grid, hu = grid_of(image), hounsfield(image, path)
+        array, grid = read_image(path)
+        hu = hounsfield(array, path)
         check_chest(path, hu)
         findings = findings_of(_read_mask(self.labels[series_uid], grid, path), grid)
         if series_uid in self.lungs:
@@ -199,9 +198,8 @@ def _read_splits(path: pathlib.Path) -> tuple[dict[str, int], dict[str, str]]:
 
 def _read_mask(path: pathlib.Path, grid: Grid, image: pathlib.Path) -> np.ndarray:
     """uint8 (z, y, x) of a mask that lies on the grid of its image."""
-    mask = read_image(path)
-    check_same_grid(path, grid_of(mask), image, grid)
-    values = sitk.GetArrayFromImage(mask)
+    values, own = read_image(path)
+    check_same_grid(path, own, image, grid)
     with np.errstate(invalid="ignore"):  # NaN is told below
         whole = values.astype(np.uint8)
     if not np.array_equal(whole, values):

@@ -76,8 +76,8 @@ def write_fractions(path: pathlib.Path, array: np.ndarray, grid: Grid) -> None:
             plain.unlink(missing_ok=True)
 
 
-def read_image(path: pathlib.Path) -> sitk.Image:
-    """One 3D image of a file.
+def read_image(path: pathlib.Path) -> tuple[np.ndarray, Grid]:
+    """Voxels (z, y, x), of the file's own type, and grid of a 3D image.
 
     Raises:
       InputError: missing, unreadable, truncated, not 3D, absurdly large, or of broken geometry.
@@ -86,7 +86,7 @@ def read_image(path: pathlib.Path) -> sitk.Image:
         raise InputError(f"{path}: no such image; check the path")
     name = path.name.lower()
     if name.endswith((".mhd", ".mha")):
-        return image_of(*metaimage.read(path))
+        return metaimage.read(path)
     if not name.endswith(SUFFIXES):
         raise InputError(
             f"{path}: unknown image type; give {', '.join(SUFFIXES)} or a DICOM folder"
@@ -103,7 +103,8 @@ def read_image(path: pathlib.Path) -> sitk.Image:
         check_grid(path, grid_of(reader))
         if name.endswith((".nii", ".nii.gz")):
             _check_nifti(path, reader)
-        return reader.Execute()
+        image = reader.Execute()
+        return sitk.GetArrayFromImage(image), grid_of(image)
     except RuntimeError as error:
         remedy = (
             "resample it to a straight grid" if "orthonormal" in str(error) else "copy it again"
@@ -111,13 +112,12 @@ def read_image(path: pathlib.Path) -> sitk.Image:
         raise InputError(f"{path}: cannot be read ({_reason(error)}); {remedy}") from error
 
 
-def hounsfield(image: sitk.Image, path: object) -> np.ndarray:
-    """int16 HU (z, y, x) of an image; values outside int16 are clipped.
+def hounsfield(array: np.ndarray, path: object) -> np.ndarray:
+    """int16 HU of an image's voxels (z, y, x); values outside int16 are clipped.
 
     Raises:
       InputError: NaN or infinite values; it names `path`, or whatever the image is of.
     """
-    array = sitk.GetArrayFromImage(image)
     if not np.issubdtype(array.dtype, np.integer):
         if not np.isfinite(array).all():
             raise InputError(f"{path}: holds NaN or infinite values; export it again as int16 HU")

@@ -8,7 +8,7 @@ from rich.progress import track
 
 from lung_unet.data.dicom_header import Header
 from lung_unet.data.dicom_series import ct_slices, in_two_folders, read_volume, series_in
-from lung_unet.data.images import SUFFIXES, check_chest, grid_of, hounsfield, image_of, read_image
+from lung_unet.data.images import SUFFIXES, check_chest, hounsfield, read_image
 from lung_unet.data.lungs import segment_lungs
 from lung_unet.data.scan import Scan
 from lung_unet.errors import InputError
@@ -83,10 +83,10 @@ def read_input(source: Input) -> Scan:
       InputError: it cannot be read, or its values are not HU.
     """
     if source.slices:
-        image = image_of(*read_volume(list(source.slices), source.path))
+        array, grid = read_volume(list(source.slices), source.path)
     else:
-        image = read_image(source.path)
-    grid, hu = grid_of(image), hounsfield(image, source)
+        array, grid = read_image(source.path)
+    hu = hounsfield(array, source)
     check_chest(source, hu)
     return Scan(source.series_uid, grid, hu, segment_lungs(hu, grid))
 

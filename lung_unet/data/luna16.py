@@ -18,7 +18,7 @@ import numpy as np
 
 from lung_unet.data import lidc, tables
 from lung_unet.data.geometry import check_same_grid
-from lung_unet.data.images import grid_of, hounsfield, read_image
+from lung_unet.data.images import hounsfield, read_image
 from lung_unet.data.lungs import LEFT, RIGHT, segment_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import read_patients, together
@@ -119,9 +119,8 @@ class Luna16:
         if series_uid not in self.paths:
             raise InputError(f"{self.root}: series {series_uid} is not in subset0..9")
         path = self.paths[series_uid]
-        image = read_image(path)
-        grid = grid_of(image)
-        hu = hounsfield(image, path)
+        array, grid = read_image(path)
+        hu = hounsfield(array, path)
         lungs, source = self._lungs(series_uid, grid, hu)
         findings, matches = self._findings(series_uid, grid)
         return Scan(series_uid, grid, hu, lungs, source, findings), matches
@@ -130,8 +129,8 @@ class Luna16:
         path = self.root / "seg-lungs-LUNA16" / f"{series_uid}.mhd"
         if not path.is_file():
             return segment_lungs(hu, grid), "computed"
-        mask = read_image(path)
-        check_same_grid(path, grid_of(mask), self.paths[series_uid], grid, LUNGS_OFF_GRID)
+        mask, own = read_image(path)
+        check_same_grid(path, own, self.paths[series_uid], grid, LUNGS_OFF_GRID)
         lungs = hounsfield(mask, path).astype(np.uint8)
         if lungs.any() and not np.isin(lungs, (RIGHT, LEFT)).any():
             raise InputError(

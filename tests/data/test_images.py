@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from lung_unet.data.dicom_series import read_volume, series_in
-from lung_unet.data.images import grid_of, hounsfield, image_of, read_image, write_image
+from lung_unet.data.images import hounsfield, image_of, read_image, write_image
 from lung_unet.data.scan import Grid
 from lung_unet.errors import InputError
 
@@ -33,9 +33,8 @@ def grid(direction) -> Grid:
 def test_round_trip_keeps_voxels_and_geometry(tmp_path, grid, suffix):
     path = tmp_path / f"new folder/a{suffix}"
     write_image(path, VOXELS, grid)
-    image = read_image(path)
-    np.testing.assert_array_equal(hounsfield(image, path), VOXELS)
-    again = grid_of(image)
+    array, again = read_image(path)
+    np.testing.assert_array_equal(hounsfield(array, path), VOXELS)
     assert again.shape == grid.shape
     np.testing.assert_allclose(again.spacing_mm, grid.spacing_mm, rtol=1e-6)
     np.testing.assert_allclose(again.origin_mm, grid.origin_mm, rtol=1e-6)
@@ -145,38 +144,38 @@ def test_a_sheared_nifti_is_refused_though_its_qform_is_straight(tmp_path, code,
     if said:
         refused(path, said)
     else:
-        assert grid_of(read_image(path)).shape == VOXELS.shape
+        array, grid = read_image(path)
+        assert array.shape == grid.shape == VOXELS.shape
 
 
 def test_hounsfield_rounds_and_clips_and_refuses_nan():
     path = pathlib.Path("a.nii")
     values = np.array([[[-1e6, -1000.4, 0.6, 3071.0, 1e6]]])
-    hu = hounsfield(sitk.GetImageFromArray(values), path)
+    hu = hounsfield(values, path)
     assert hu.dtype == np.int16
     np.testing.assert_array_equal(hu, [[[-32768, -1000, 1, 3071, 32767]]])
     for bad in (np.nan, np.inf):
         values[0, 0, 0] = bad
         with pytest.raises(InputError, match=r"a\.nii"):
-            hounsfield(sitk.GetImageFromArray(values), path)
+            hounsfield(values, path)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32, np.uint32, np.int64])
 def test_hounsfield_clips_whole_numbers(kind):
     limits = np.iinfo(kind)
     values = np.array([[[limits.min, 0, 100, limits.max]]], kind)
-    hu = hounsfield(sitk.GetImageFromArray(values), pathlib.Path("a.nii"))
+    hu = hounsfield(values, pathlib.Path("a.nii"))
     assert hu.dtype == np.int16
     np.testing.assert_array_equal(hu, np.clip(values.astype(float), -32768, 32767))
 
 
 def test_real_ct(real_data):
     ((uid, slices),) = series_in((real_data / "chest_ct_dicom").iterdir()).items()
-    image = image_of(*read_volume(slices, real_data))
-    grid = grid_of(image)
+    array, grid = read_volume(slices, real_data)
     assert grid.shape == (64, 512, 512)
     np.testing.assert_allclose(grid.spacing_mm, [5, 0.841796875, 0.841796875])
     np.testing.assert_allclose(grid.direction, np.eye(3))
-    hu = hounsfield(image, uid)
+    hu = hounsfield(array, uid)
     air, tissue = (hu > -1050) & (hu < -950), (hu > -100) & (hu < 150)
     assert -2048 <= hu.min() <= -1000
     assert hu.max() > 500  # bone

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lung_unet.data.dicom_series import read_volume, series_in
-from lung_unet.data.images import hounsfield, image_of
+from lung_unet.data.images import hounsfield
 from lung_unet.data.lungs import LEFT, RIGHT, segment_lungs
 from lung_unet.data.scan import Grid
 
@@ -66,7 +66,7 @@ def test_air_outside_the_body_is_no_lung(make_scan):
 def test_lungs_of_a_real_chest(real_data):
     ((uid, slices),) = series_in((real_data / "chest_ct_dicom").iterdir()).items()
     array, grid = read_volume(slices, real_data)
-    found = segment_lungs(hounsfield(image_of(array, grid), uid), grid)
+    found = segment_lungs(hounsfield(array, uid), grid)
     litres = np.prod(grid.spacing_mm) * 1e-6
     middle = {}
     for code in (LEFT, RIGHT):

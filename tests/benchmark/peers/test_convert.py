@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from lung_unet.benchmark.peers.convert import convert, label_of, near_lungs
 from lung_unet.benchmark.peers.exchange import (
@@ -15,7 +14,7 @@ from lung_unet.benchmark.peers.exchange import (
     read_splits,
     scored_images,
 )
-from lung_unet.data.images import grid_of, hounsfield, read_image
+from lung_unet.data.images import read_image
 from lung_unet.data.scan import Finding, Grid, Scan
 from lung_unet.data.source import open_source
 from lung_unet.errors import InputError
@@ -35,13 +34,13 @@ def test_images_and_labels_are_the_source_s_own_voxels_near_the_lungs(raw, luna1
             uid = entry["series_uid"]
             scan = source.read_matched(uid)[0]
             path = image_path(raw, uid, split == "test")
-            image, near = read_image(path), near_lungs(scan, dataset)
-            assert np.array_equal(hounsfield(image, path), near.hu)
-            found, wanted = grid_of(image), near.grid
+            (array, found), near = read_image(path), near_lungs(scan, dataset)
+            assert np.array_equal(array, near.hu)
+            wanted = near.grid
             for corner in (np.zeros(3), wanted.shape):
                 np.testing.assert_allclose(found.to_world(corner), wanted.to_world(corner))
             if split != "test":
-                label = sitk.GetArrayFromImage(read_image(label_path(raw, uid)))
+                label = read_image(label_path(raw, uid))[0]
                 assert label.any()
                 truth = truth_mask(scan.grid.shape, scan.findings, 2)
                 truth = near_lungs(dataclasses.replace(scan, hu=truth), dataset).hu
@@ -81,7 +80,7 @@ def test_it_is_done_once_and_anew_for_another_truth(raw, luna16, dataset, config
     assert path.read_text() == "as it was left"
     config.data.consensus = 4
     convert(open_source(luna16), dataset, config.data, raw)
-    assert sitk.GetArrayFromImage(read_image(path)).any()
+    assert read_image(path)[0].any()
 
 
 def test_a_scan_that_changed_since_is_refused(luna16, dataset, config, tmp_path):
