@@ -25,25 +25,86 @@ With --classifier, the workdir of a run of configs/classifier3d.py, both stages 
 finding; each also has the second stage's nodule_probability, malignancy (1 to 5) and score of both
 stages, and a PNG NAME_finding_001_why.png of what it looked at.
 
-A scan that cannot be read is named in a line, the others go on, and the command exits 1.
+A scan that cannot be read is named in a line, the others go on, and the command exits 1. One that
+the same model has predicted already, all of whose files are there, is left as it is.
 """
 
+import dataclasses
+import functools
+import hashlib
+import json
 import pathlib
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
 from rich.progress import track
 
-from lung_unet import command
-from lung_unet.data.inputs import Input, find_inputs, read_input
+from lung_unet import __version__, command
+from lung_unet.data.inputs import Input, find_inputs, fingerprint, read_input
 from lung_unet.data.read_ahead import ReadAhead
 from lung_unet.data.scan import Scan
 from lung_unet.data.shards import Settings
 from lung_unet.data.volume import Volume, make_volume
 from lung_unet.errors import InputError
+
+if TYPE_CHECKING:
+    from lung_unet.evaluation.judge import SecondStage
+    from lung_unet.evaluation.operating_point import OperatingPoint
+    from lung_unet.workdir import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What predicts: `made_with` is what a scan's JSON says of it, `identity` all it depends on."""
+
+    predictor: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    point: "OperatingPoint"
+    second: "SecondStage | None"
+    made_with: dict
+    identity: dict
+    name: str
+
+
+def restore(
+    members: Sequence["Run"],
+    backend: str,
+    thresholds: pathlib.Path,
+    classifier: pathlib.Path | None,
+) -> Model:
+    """The mean of the runs, restored and compiled, with the thresholds chosen in a folder.
+
+    Raises:
+      InputError: something of it is missing or broken.
+    """
+    from lung_unet.evaluation.candidates import VERSION
+    from lung_unet.evaluation.operating_point import operating_point
+    from lung_unet.evaluation.resume import member
+    from lung_unet.restore import restore_runs
+    from lung_unet.second_stage import open_second_stage
+
+    predictor, steps = restore_runs(members, backend)
+    point = operating_point(members, steps, thresholds)
+    ran = [member(run, step) for run, step in zip(members, steps, strict=True)]
+    made_with = {
+        "checkpoint_step": steps[0] if len(steps) == 1 else steps,
+        "threshold": point.threshold,
+        "finding_threshold": point.finding_threshold,
+    }
+    identity: dict = {"members": ran, "point": vars(point), "backend": backend}
+    identity |= {"version": __version__, "candidates": VERSION}
+    second = open_second_stage(classifier, members[0]) if classifier else None
+    if second:
+        second = second.beside(ran, point)
+        made_with["classifier_step"] = second.settings["step"]
+        if second.finding_threshold is not None:
+            made_with["score_threshold"] = second.finding_threshold
+            del made_with["finding_threshold"]
+        identity["second"] = second.decides | {"rated": second.rated}
+    name = f"checkpoint of step {steps[0]}" if len(steps) == 1 else f"mean of {len(steps)} runs"
+    return Model(predictor, point, second, made_with, identity, name)
 
 
 def read(settings: Settings, source: Input) -> tuple[Scan, Volume]:
@@ -68,7 +129,7 @@ def predict(
 
     The model is the mean of the workdirs' runs, its thresholds those that were chosen in the folder
     `thresholds`, or in the workdir of one alone. It is restored and compiled once; a scan is read
-    while the one before it is predicted.
+    while the one before it is predicted. Scans that it predicted before are left as they are.
 
     Raises:
       InputError: no run, no scan, an output that cannot be written, or scans that failed, of which
@@ -76,13 +137,9 @@ def predict(
     """
     from lung_unet import workdir as runs
     from lung_unet.evaluation.dicom_segmentation import write_segmentation
-    from lung_unet.evaluation.operating_point import operating_point
     from lung_unet.evaluation.prediction import predict_scan
-    from lung_unet.evaluation.prediction_files import write_prediction
-    from lung_unet.evaluation.resume import member
+    from lung_unet.evaluation.prediction_files import is_written, write_prediction
     from lung_unet.members import check_together
-    from lung_unet.restore import restore_runs
-    from lung_unet.second_stage import open_second_stage
 
     members = [runs.load(workdir) for workdir in workdirs]
     check_together(members)
@@ -101,37 +158,39 @@ def predict(
 
     for error in inputs.errors:
         fail(error)
-    with ReadAhead(partial(read, members[0].settings), inputs.scans) as scans:
-        predictor, steps = restore_runs(members, backend)
-        point = operating_point(members, steps, thresholds or workdirs[0])
-        made_with = {
-            "checkpoint_step": steps[0] if len(steps) == 1 else steps,
-            "threshold": point.threshold,
-            "finding_threshold": point.finding_threshold,
-        }
-        model = f"checkpoint of step {steps[0]}"
-        if len(steps) > 1:
-            model = f"mean of {len(steps)} runs"
-        second = open_second_stage(classifier, members[0]) if classifier else None
-        if second:
-            ran = [member(run, step) for run, step in zip(members, steps, strict=True)]
-            second = second.beside(ran, point)
-            made_with["classifier_step"] = second.settings["step"]
-            if second.finding_threshold is not None:
-                made_with["score_threshold"] = second.finding_threshold
-                del made_with["finding_threshold"]
-        for source, result in track(scans, "predict", len(inputs.scans), disable=total == 1):
+
+    @functools.cache  # while the first scan is read, or before it is known which that is
+    def model() -> Model:
+        return restore(members, backend, thresholds or workdirs[0], classifier)
+
+    def made_from(source: Input) -> str | None:
+        files = fingerprint(source)
+        told = json.dumps([model().identity, files], sort_keys=True)
+        return files and hashlib.sha256(told.encode()).hexdigest()
+
+    def written(source: Input) -> bool:
+        return is_written(output, source.name, bool(source.slices), lambda: made_from(source))
+
+    to_do = [source for source in inputs.scans if not written(source)]
+    if before := len(inputs.scans) - len(to_do):
+        print(f"{before} of {total} scans: predicted before, by the same model; left as they are")
+    with ReadAhead(functools.partial(read, members[0].settings), to_do) as scans:
+        if to_do:
+            model()
+        for source, result in track(scans, "predict", len(to_do), disable=total == 1):
             if isinstance(result, InputError):
                 fail(result)
                 continue
             scan, volume = result
-            print(f"{source}: {describe(scan, volume)}; {model}")
-            prediction = predict_scan(predictor, scan, volume, point, second)
+            print(f"{source}: {describe(scan, volume)}; {model().name}")
+            made_with = model().made_with | {"made_from": made_from(source)}
+            m = model()
+            prediction = predict_scan(m.predictor, scan, volume, m.point, m.second)
             try:
                 write_prediction(output, source.name, prediction, made_with)
                 if source.slices and prediction.detections:
                     segmentation = output / f"{source.name}_segmentation.dcm"
-                    write_segmentation(segmentation, prediction, source.slices, model)
+                    write_segmentation(segmentation, prediction, source.slices, m.name)
             except InputError as error:
                 fail(error)
             except (OSError, RuntimeError) as error:  # SimpleITK raises the latter

@@ -86,6 +86,40 @@ def test_a_folder_of_everything(run, make_scan, write_series, personal, tmp_path
         assert not any(secret in path.read_bytes() for secret in secrets)
 
 
+def test_what_the_same_model_predicted_is_left_and_all_else_is_made_anew(
+    run, make_scan, write_series, personal, tmp_path, capsys
+):
+    folder, restored = run
+    inputs, out = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    for number, name in enumerate(("a.mha", "b.mha")):
+        hu, _, grid, _ = make_scan(number)
+        write_image(inputs / name, hu, grid)
+    hu, _, grid, _ = make_scan(2)
+    write_series(inputs / "ct", "1.2.3", hu, grid, personal)
+
+    def again() -> set[str]:
+        """Which scans are predicted anew."""
+        before = {p: p.stat().st_mtime_ns for p in out.glob("*_findings.json")}
+        predict.predict([folder], inputs, out)
+        after = {p: p.stat().st_mtime_ns for p in out.glob("*_findings.json")}
+        return {p.name.partition("_")[0] for p in after if after[p] != before.get(p)}
+
+    assert again() == {"a", "b", "ct"}
+    capsys.readouterr()
+    assert again() == set() and "3 of 3 scans: predicted before" in capsys.readouterr().out
+    (out / "a_mask.nii.gz").unlink()
+    (out / "ct_segmentation.dcm").unlink()
+    assert again() == {"a", "ct"}
+    write_image(inputs / "b.mha", hu, grid)
+    (out / "a_findings.json").write_text("{")
+    assert again() == {"a", "b"}
+    config = json.loads((folder / "config.json").read_text())
+    config["config"]["evaluation"]["threshold"] = 0.4
+    (folder / "config.json").write_text(json.dumps(config))
+    assert again() == {"a", "b", "ct"} and len(restored) == 5
+
+
 class Sure:
     """A classifier that calls everything a malignant nodule."""
 

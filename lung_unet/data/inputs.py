@@ -2,6 +2,8 @@
 
 import collections
 import dataclasses
+import hashlib
+import json
 import pathlib
 
 from rich.progress import track
@@ -10,6 +12,7 @@ from lung_unet.data.dicom_header import Header
 from lung_unet.data.dicom_series import ct_slices, in_two_folders, read_volume, series_in
 from lung_unet.data.images import SUFFIXES, check_chest, hounsfield, read_image
 from lung_unet.data.lungs import segment_lungs
+from lung_unet.data.metaimage import data_file
 from lung_unet.data.scan import Scan
 from lung_unet.errors import InputError
 from lung_unet.files import folders_below
@@ -74,6 +77,20 @@ def find_inputs(path: pathlib.Path, output: pathlib.Path) -> Inputs:
             + f"; give a file ({', '.join(SUFFIXES)}), a folder of such, or a DICOM folder"
         )
     return Inputs(_named(found), errors, left_out)
+
+
+def fingerprint(source: Input) -> str | None:
+    """A hash that changes with the files of a scan; None where it is not known which these are."""
+    files = [header.path for header in source.slices] or [source.path]
+    if source.path.suffix.lower() == ".nhdr":
+        return None
+    try:
+        if source.path.suffix.lower() == ".mhd":
+            files.append(data_file(source.path))
+        seen = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    except (InputError, OSError):  # whoever reads it tells
+        return None
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
 
 def read_input(source: Input) -> Scan:

@@ -16,6 +16,7 @@ import csv
 import json
 import pathlib
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -34,13 +35,30 @@ COLUMNS = (
 EARLIER = re.compile(r"_finding_[0-9]+(_why)?\.png|_segmentation\.dcm|_findings\.json")
 
 
+def is_written(
+    output: pathlib.Path, name: str, dicom: bool, made_from: Callable[[], str | None]
+) -> bool:
+    """Whether all files of a prediction are there, and are of the model and the scan whose hash
+    `made_from` gives; it is not called where they are not there."""
+    try:
+        found = json.loads((output / f"{name}_findings.json").read_text())
+        files = ["mask.nii.gz", "probability.nii.gz", "findings.csv"]
+        if dicom and found["findings"]:
+            files.append("segmentation.dcm")
+        if not all((output / f"{name}_{file}").exists() for file in files):
+            return False
+        return found.get("made_from") is not None and found["made_from"] == made_from()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 def write_prediction(
     output: pathlib.Path, name: str, prediction: Prediction, made_with: dict
 ) -> None:
     """Writes all files but the DICOM Segmentation, and removes those of an earlier prediction.
 
     `made_with` goes into the JSON file, which is written last; a second stage has its
-    `classifier_step` there.
+    `classifier_step` there, and `made_from` is what `is_written` asks for.
     """
     scan = prediction.scan
     output.mkdir(parents=True, exist_ok=True)
