@@ -177,7 +177,7 @@ def predict(
     with ReadAhead(functools.partial(read, members[0].settings), to_do) as scans:
         if to_do:
             model()
-        for source, result in track(scans, "predict", len(to_do), disable=total == 1):
+        for source, result in track(scans, "predict", len(to_do), disable=total == 1 or not to_do):
             if isinstance(result, InputError):
                 fail(result)
                 continue

@@ -107,7 +107,10 @@ def _contents(path: str | pathlib.Path) -> Iterator[tuple[str, bytes]]:
                     if content and member.name.lower().endswith(".xml"):
                         yield f"{path}/{member.name}", content.read()
     except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
-        raise InputError(f"{path}: {error}: give XML files, folders or tar archives") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{path}: cannot be read ({reason}); give XML files, folders or tar archives"
+        ) from error
 
 
 def _nominal_grid(marks: Sequence[Mark]) -> Grid:
