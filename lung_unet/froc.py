@@ -149,8 +149,7 @@ def print_froc(froc: Froc) -> None:
 
 def write_plot(path: pathlib.Path, froc: Froc) -> None:
     """Writes the curve as PNG."""
-    from lung_unet.evaluation.charts import LIGHT, draw_chart
-    from lung_unet.evaluation.froc import plot_froc
+    from lung_unet.evaluation.charts import LIGHT, draw_chart, plot_froc
 
     png = draw_chart(lambda figure, _, theme: plot_froc(figure, froc, theme), [], (7, 4.5), LIGHT)
     with atomic_path(path) as temporary:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from lung_unet.evaluation.froc import FPS_PER_SCAN, plot_froc
+from lung_unet.evaluation.froc import COARSE, FINE_RATES, FPS_PER_SCAN, Froc, interval
 
 Rows = Sequence[dict[str, Any]]
 Plot = Callable[[Figure, Rows, dict[str, str]], None]
@@ -52,6 +52,31 @@ def plot_dice(figure: Figure, nodules: Rows, theme: dict[str, str]) -> None:
         )
     axes.set(xlim=(0, None), ylim=(0, 1))
     axes.legend(frameon=False, labelcolor=theme["ink"], loc="lower right")
+
+
+def plot_froc(figure: Figure, froc: Froc, theme: dict[str, str]) -> None:
+    """The curve and its 95 % interval."""
+    cpm = "no nodules" if froc.cpm is None else f"CPM {froc.cpm:.3f}"
+    axes = subplot(figure, (1, 1, 1), f"Sensitivity by false positives a scan ({cpm})", theme)
+    if froc.nodules:
+        sensitivity = np.interp(FINE_RATES, *froc.curve)
+        axes.plot(FINE_RATES, sensitivity, color=theme["1"])
+        axes.plot(FPS_PER_SCAN, sensitivity[COARSE], "o", color=theme["1"], clip_on=False)
+    if len(froc.resamples):
+        band = interval(froc.resamples)
+        label = f"95 % of {len(froc.resamples)} resamples of the scans"
+        axes.fill_between(
+            FINE_RATES, band["lower"], band["upper"], color=theme["1"], alpha=0.2, lw=0, label=label
+        )
+        axes.legend(frameon=False, labelcolor=theme["ink"], loc="lower right")
+    froc_axes(axes)
+
+
+def froc_axes(axes: Axes) -> None:
+    """Of sensitivity, 0 to 1, over LUNA16's rates of false positives a scan."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(FPS_PER_SCAN, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
+    axes.set(xlim=(FPS_PER_SCAN[0], FPS_PER_SCAN[-1]), ylim=(0, 1))
 
 
 def plot_detection(figure: Figure, rows: Rows, theme: dict[str, str]) -> None:

@@ -7,15 +7,12 @@ pulmonary nodules in computed tomography images: the LUNA16 challenge", Medical 
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lung_unet.data.scan import Finding
 from lung_unet.data.spheres import EXCLUDED_MM
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 FPS_PER_SCAN = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 MAX_MARKS = 100  # a scan
@@ -161,30 +158,6 @@ def match(marks: np.ndarray, nodules: np.ndarray, excluded: np.ndarray) -> Match
         # a mark on two nodules finds both, so pairs are counted, not marks
         double=int(hits.sum() - found.sum()),
     )
-
-
-def plot_froc(figure: "Figure", froc: Froc, theme: dict[str, str]) -> None:
-    """Draws the curve and its 95 % interval in a theme of evaluation/charts.py."""
-    axes = figure.add_subplot(facecolor=theme["paper"], axisbelow=True)
-    cpm = "no nodules" if froc.cpm is None else f"CPM {froc.cpm:.3f}"
-    axes.set_title(f"Sensitivity by false positives a scan ({cpm})", color=theme["ink"], loc="left")
-    if froc.nodules:
-        sensitivity = np.interp(FINE_RATES, *froc.curve)
-        axes.plot(FINE_RATES, sensitivity, color=theme["1"])
-        axes.plot(FPS_PER_SCAN, sensitivity[COARSE], "o", color=theme["1"], clip_on=False)
-    if len(froc.resamples):
-        band = interval(froc.resamples)
-        label = f"95 % of {len(froc.resamples)} resamples of the scans"
-        axes.fill_between(
-            FINE_RATES, band["lower"], band["upper"], color=theme["1"], alpha=0.2, lw=0, label=label
-        )
-        axes.legend(frameon=False, labelcolor=theme["ink"], loc="lower right")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(FPS_PER_SCAN, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
-    axes.set(xlim=(FPS_PER_SCAN[0], FPS_PER_SCAN[-1]), ylim=(0, 1))
-    axes.tick_params(colors=theme["ink"], length=0)
-    axes.grid(color=theme["grid"], linewidth=0.8)
-    axes.spines[:].set_visible(False)
 
 
 def within(marks: np.ndarray, findings: np.ndarray) -> np.ndarray:

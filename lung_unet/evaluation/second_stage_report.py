@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from lung_unet.evaluation.charts import Rows, subplot
+from lung_unet.evaluation.charts import Rows, froc_axes, subplot
 from lung_unet.evaluation.froc import FPS_PER_SCAN, Froc
 from lung_unet.evaluation.overlay import WIDTH
 from lung_unet.evaluation.page import chart, data_url, definitions, show, table, tiles
@@ -39,9 +39,7 @@ def plot_both(figure: Figure, rows: Rows, theme: dict[str, str]) -> None:
         cpm = "" if froc.cpm is None else f", CPM {froc.cpm:.3f}"
         values = np.interp(FPS_PER_SCAN, *froc.curve)
         axes.plot(FPS_PER_SCAN, values, "o-", color=theme[color], label=label + cpm, clip_on=False)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(FPS_PER_SCAN, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
-    axes.set(xlim=(FPS_PER_SCAN[0], FPS_PER_SCAN[-1]), ylim=(0, 1))
+    froc_axes(axes)
     axes.legend(frameon=False, labelcolor=theme["ink"], loc="lower right")
 
 
