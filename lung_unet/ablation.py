@@ -33,7 +33,7 @@ from lung_unet.data.datasets import settings_of
 from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import SPLITS
 from lung_unet.errors import InputError
-from lung_unet.files import held, temporary_name, write_text
+from lung_unet.files import held, leftovers_of, temporary_name, write_text
 
 BASE = "base"
 
@@ -139,8 +139,7 @@ def check_scans(planned: list[Run], given: str, out: pathlib.Path) -> None:
       InputError: there is one.
     """
     kept = out / "scans.json"
-    before = kept.read_text() if kept.exists() else None
-    if before != given and any(map(_made_with, planned)):
+    if kept.exists() and kept.read_text() != given and any(map(_made_with, planned)):
         raise InputError(
             f"{out}: its runs are of other scans, see {kept}; give the same --train, --validation, "
             "--test and --lidc_xml as before, or choose another --out"
@@ -157,7 +156,7 @@ def check_runs(planned: list[Run], data: str) -> None:
     """
     for run in planned:
         made_with = _made_with(run)
-        if made_with is None:
+        if made_with is None or not runs.is_trained(run.workdir):
             continue
         if made_with["data"] != data:
             raise InputError(
@@ -182,7 +181,11 @@ def execute(run: Run, base: Run, config_file: str) -> None:
     only_scored = all(
         f.startswith("--config.evaluation.") for f in set(run.flags) - set(base.flags)
     )
-    if run is not base and only_scored and finished(base) and not run.workdir.exists():
+    begun = (run.workdir / runs.NAME).exists()
+    with held(run.workdir / ".lock") as idle:
+        if not idle:
+            raise InputError(f"{run.workdir}: a process of before still runs it; wait for its end")
+    if run is not base and only_scored and finished(base) and not begun:
         _copy_training(base.workdir, run.workdir)
     (run.workdir / "metrics.json").unlink(missing_ok=True)
     arguments = [f"--config={config_file}", f"--workdir={run.workdir}", *run.flags]
@@ -193,6 +196,8 @@ def execute(run: Run, base: Run, config_file: str) -> None:
 
 def _copy_training(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copies a workdir but for most of what evaluation wrote; the rest is written anew."""
+    for left in (target, *leftovers_of(target)):  # the first holds a lock, at most
+        shutil.rmtree(left, ignore_errors=True)
     temporary = temporary_name(target)
     scored = shutil.ignore_patterns("evaluation", "metrics.json", "report.html", "figures")
     try:
@@ -210,16 +215,28 @@ def main() -> None:
     out = pathlib.Path(command.required("out")).absolute()
     ablation: ConfigDict = flags.FLAGS.config
     planned = plan(ablation, out / "data", out)
-    folders = {s: [pathlib.Path(f).absolute() for f in getattr(flags.FLAGS, s)] for s in SPLITS}
-    xml = flags.FLAGS.lidc_xml and pathlib.Path(flags.FLAGS.lidc_xml).absolute()
-    given = {split: list(map(str, paths)) for split, paths in folders.items()}
+    folders = {s: [pathlib.Path(f).resolve() for f in getattr(flags.FLAGS, s)] for s in SPLITS}
+    xml = flags.FLAGS.lidc_xml and pathlib.Path(flags.FLAGS.lidc_xml).resolve()
+    given = {split: sorted(map(str, paths)) for split, paths in folders.items()}
     with held(out / "lock", wait=f"{out}: another process prepares it; waiting"):
         check_scans(planned, json.dumps(given | {"lidc_xml": xml and str(xml)}, indent=1), out)
         combine(folders, out / "luna16", xml)
         prepare(out / "luna16", out / "data", settings_of(planned[0].config.data))
         check_runs(planned, runs.identity(Dataset(out / "data", None)))
+    failed = run_all(planned, ablation.base, out)
+    print(_write_table(planned, out))
+    if failed:
+        raise InputError(f"{len(failed)} of {len(planned)} runs failed, each is told above")
+
+
+def run_all(planned: list[Run], config_file: str, out: pathlib.Path) -> list[Run]:
+    """Does what is not done and that no other process does; returns those that failed.
+
+    Raises:
+      Stopped: this process, or a run, was told to end.
+    """
     bases = {run.seed: run for run in planned if run.change == BASE}
-    failed: list[InputError] = []
+    failed = []
     for number, run in enumerate(planned, 1):
         with held(run.workdir.with_suffix(".lock")) as ours:
             done = finished(run)
@@ -230,16 +247,14 @@ def main() -> None:
             print(f"{number} of {len(planned)}: {run.change}, seed {run.seed}: {state}")
             if ours and not done:
                 try:
-                    execute(run, bases[run.seed], ablation.base)
+                    execute(run, bases[run.seed], config_file)
                 except Stopped:
                     raise
                 except InputError as error:
-                    print(f"{run.change}, seed {run.seed}: failed")
-                    failed.append(error)
+                    print(f"{run.change}, seed {run.seed}: failed: {error}")
+                    failed.append(run)
                 _write_table(planned, out)
-    print(_write_table(planned, out))
-    if failed:
-        raise InputError(f"{len(failed)} of {len(planned)} runs failed: {failed[0]}")
+    return failed
 
 
 def _write_table(planned: list[Run], out: pathlib.Path) -> str:

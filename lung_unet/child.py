@@ -5,7 +5,10 @@ import signal
 import subprocess
 from collections.abc import Sequence
 
+from lung_unet.command import INTERRUPTED
 from lung_unet.errors import InputError
+
+TOLD_TO_END = (INTERRUPTED, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)  # exit codes
 
 
 class Stopped(InputError):
@@ -15,10 +18,10 @@ class Stopped(InputError):
 def run_logged(arguments: Sequence[str], log: pathlib.Path) -> None:
     """Runs a command; what it prints goes to `log`, which is written anew.
 
-    It does not outlive this process: SIGTERM is passed on to it, and its end is waited for.
+    SIGTERM is passed on to it, and its end is waited for.
 
     Raises:
-      InputError: it failed; its last line says why. `Stopped` where a signal ended it or this.
+      InputError: it failed; its last line says why. `Stopped` where it, or this, was told to end.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     child: subprocess.Popen | None = None
@@ -43,11 +46,12 @@ def run_logged(arguments: Sequence[str], log: pathlib.Path) -> None:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-    if stopped:
+    if stopped or code in TOLD_TO_END:
         raise Stopped(f"{log}: was stopped; run the same command again")
     if code < 0:
         name = signal.Signals(-code).name
-        raise Stopped(f"{log}: was ended by {name}; run the same command again")
+        memory = ", out of memory perhaps" if code == -signal.SIGKILL else ""
+        raise InputError(f"{log}: was ended by {name}{memory}; run the same command again")
     if code:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         reason = lines[-1].removeprefix("error: ") if lines else f"exit code {code}"

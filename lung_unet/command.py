@@ -20,6 +20,7 @@ from lung_unet.allocator import keep_freed_memory
 from lung_unet.errors import InputError, out_of_memory
 
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+INTERRUPTED = 130  # exit code, as a shell's for ctrl-C
 
 flags.disclaim_key_flags()  # --config is the command's flag, so that its --help lists it
 
@@ -33,7 +34,7 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
     def guarded(argv: list[str]) -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)  # a log file shows progress too
-        # As ctrl-C, so that nothing half written is left behind; main has its own answer.
+        # As ctrl-C, so that nothing half written is left behind.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         logging.set_verbosity(logging.FATAL)  # the libraries' chatter; what matters they raise
         backends = standard_logging.getLogger("jax._src.xla_bridge")
@@ -65,7 +66,9 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
                 "that right and run the same command again, what was saved is kept"
             )
         except KeyboardInterrupt:
-            sys.exit("interrupted; run the same command again, what was saved is kept")
+            told = "interrupted; run the same command again, what was saved is kept"
+            print(told, file=sys.stderr)
+            sys.exit(INTERRUPTED)
 
     app.run(guarded, flags_parser=_parse)
 

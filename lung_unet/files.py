@@ -3,10 +3,12 @@
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import pathlib
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -15,6 +17,7 @@ from lung_unet.errors import InputError
 OURS = ".made_by_lung_unet"  # marks a folder that may be deleted to be made anew
 # flock's, of file systems that have no locks: there nothing is held
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+POLL_S = 0.5
 
 
 def temporary_name(path: pathlib.Path) -> pathlib.Path:
@@ -77,22 +80,23 @@ def make_anew(folder: pathlib.Path) -> None:
     Raises:
       InputError: there is one that no call of this made, and it is not empty.
     """
+    folder = folder.resolve()  # through a link to another disk
     if folder.exists() and any(folder.iterdir()) and not (folder / OURS).exists():
         raise InputError(f"{folder}: is there already, and not of this command; give another --out")
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
-        old = temporary_name(folder)  # gone in one step
-        os.replace(folder, old)
-        shutil.rmtree(old)
+        os.replace(folder, temporary_name(folder))  # in one step
+    for left in leftovers_of(folder):
+        shutil.rmtree(left)
     folder.mkdir()
     (folder / OURS).touch()
 
 
 @contextlib.contextmanager
-def held(path: pathlib.Path, wait: str = "") -> Iterator[bool]:
+def held(path: pathlib.Path, wait: str = "", seconds: float = math.inf) -> Iterator[bool]:
     """Holds the lock of a file, which is made, against other processes; False if another does.
 
-    With `wait`, says that and waits for it instead. A process that dies lets go.
+    With `wait`, says that and waits for it, for so long. A process that dies lets go.
 
     Raises:
       InputError: the file cannot be made.
@@ -105,24 +109,31 @@ def held(path: pathlib.Path, wait: str = "") -> Iterator[bool]:
             f"{path.parent}: cannot be written ({error.strerror}); choose another folder"
         ) from error
     try:
-        ours = _locked(descriptor, fcntl.LOCK_NB)
+        ours, until = _locked(descriptor), time.monotonic() + seconds
         if wait and not ours:
             print(wait, flush=True)
-            ours = _locked(descriptor)
+            while not (ours := _locked(descriptor)) and time.monotonic() < until:
+                time.sleep(POLL_S)
         yield ours
     finally:
         os.close(descriptor)
 
 
-def _locked(descriptor: int, how: int = 0) -> bool:
+def _locked(descriptor: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | how)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
     return True
+
+
+def leftovers_of(path: pathlib.Path) -> list[pathlib.Path]:
+    """What has a temporary name for `path`."""
+    name = re.compile(rf"\.[0-9a-f]{{8}}\.{re.escape(path.name)}")
+    return [p for p in path.parent.iterdir() if name.fullmatch(p.name)]
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:

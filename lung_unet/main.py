@@ -9,6 +9,7 @@ candidates of a run that is finished; lung_unet.evaluate --classifier makes its 
 """
 
 import pathlib
+import signal
 import time
 
 from absl import flags
@@ -19,9 +20,12 @@ _CONFIG = command.define_config("configs/unet3d.py")
 flags.DEFINE_string("workdir", None, "Folder of the run.")
 _PRINT_MODEL = flags.DEFINE_bool("print_model", False, "Print the network's layers and stop.")
 
+LEASE_S = 120  # how long NFS may keep the lock of a machine that died, and a little more
+
 
 def main() -> None:
     start = time.perf_counter()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until Preemption answers it
     command.set_up_jax()
     from lung_unet.parallel import distributed
     from lung_unet.train.preemption import Preemption
@@ -67,7 +71,8 @@ def run_job(start: float) -> None:
     if not first:
         train_and_evaluate(workdir, start)
         return
-    with held(workdir / ".lock") as ours:
+    waiting = f"{workdir}: is run by another process; waiting for its end for {LEASE_S} s"
+    with held(workdir / ".lock", waiting, LEASE_S) as ours:
         if not ours:
             raise InputError(f"{workdir}: is run by another process; choose another --workdir")
         remove_leftovers(workdir)

@@ -163,10 +163,11 @@ def predict(
     def model() -> Model:
         return restore(members, backend, thresholds or workdirs[0], classifier)
 
+    files = {source.name: fingerprint(source) for source in inputs.scans}  # before they are read
+
     def made_from(source: Input) -> str | None:
-        files = fingerprint(source)
-        told = json.dumps([model().identity, files], sort_keys=True)
-        return files and hashlib.sha256(told.encode()).hexdigest()
+        told = json.dumps([model().identity, files[source.name]], sort_keys=True)
+        return files[source.name] and hashlib.sha256(told.encode()).hexdigest()
 
     def written(source: Input) -> bool:
         return is_written(output, source.name, bool(source.slices), lambda: made_from(source))

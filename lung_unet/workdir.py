@@ -51,7 +51,8 @@ def identity(dataset: Dataset) -> str:
 def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
     """Marks the workdir as this run's, or refuses one that another run has trained in.
 
-    What says that the run is done is removed where it is to be longer, or scored otherwise.
+    metrics.json, which says that a run is done, is removed where it is to be longer, or scored
+    otherwise, or is not this one's.
 
     Raises:
       InputError: the workdir cannot be written, or was made by another configuration or dataset.
@@ -64,8 +65,7 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
         "settings": dataset.manifest["settings"],  # predict scales and crops a scan by them
     }
     path, found = workdir / NAME, None
-    trained = any(workdir.glob("checkpoints/*")) or (workdir / "skipped.json").exists()
-    if path.exists() and trained:
+    if path.exists() and is_trained(workdir):
         found = _load(path)
         old, new = recipe(found.config), recipe(config)
         for key in sorted(old.keys() | new.keys()):
@@ -83,10 +83,10 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
                 f"{workdir}: was trained on another dataset or another version of it than "
                 f"{dataset.folder}; choose another --workdir"
             )
-    elif trained:
+    elif is_trained(workdir):
         raise InputError(f"{workdir}: holds checkpoints but no {NAME}; choose another --workdir")
     try:
-        if found and _to_do(found.config) != _to_do(config):
+        if not found or _more_to_do(found.config, config):
             (workdir / "metrics.json").unlink(missing_ok=True)
         write_text(path, json.dumps(wanted, indent=1))
     except OSError as error:
@@ -95,8 +95,14 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
         ) from error
 
 
-def _to_do(config: ConfigDict) -> tuple[int, dict]:
-    return config.train.steps, frozen(config.evaluation)
+def is_trained(workdir: pathlib.Path) -> bool:
+    """Whether training in a workdir left anything that depends on its configuration."""
+    return any(workdir.glob("checkpoints/*")) or (workdir / "skipped.json").exists()
+
+
+def _more_to_do(before: ConfigDict, now: ConfigDict) -> bool:
+    longer = now.train.steps > before.train.steps
+    return longer or frozen(now.evaluation) != frozen(before.evaluation)
 
 
 @dataclasses.dataclass(frozen=True)

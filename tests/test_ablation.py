@@ -8,9 +8,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from lung_unet import ablation, command
-from lung_unet.ablation import BASE, check_runs, check_scans, execute, finished, plan
+from lung_unet.ablation import BASE, check_runs, check_scans, execute, finished, plan, run_all
 from lung_unet.child import Stopped
 from lung_unet.errors import InputError
+from lung_unet.files import held
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -38,7 +39,7 @@ def main(monkeypatch):
         flags = dict(a.removeprefix("--").split("=", 1) for a in arguments[3:])
         calls.append(flags)
         workdir = pathlib.Path(flags["workdir"])
-        (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (workdir / "checkpoints" / "5").mkdir(parents=True, exist_ok=True)
         by_workdir = {str(r.workdir): r for r in calls_of.runs}
         made_with = {"config": command.frozen(by_workdir[flags["workdir"]].config), "data": "these"}
         (workdir / "config.json").write_text(json.dumps(made_with))
@@ -82,7 +83,7 @@ def test_a_change_of_the_preparation_is_refused(tmp_path):
         plan(small({"x": {"data": {"spacing_mm": 1.0}}}), tmp_path, tmp_path)
 
 
-def test_a_run_is_done_once_and_again_when_its_configuration_changes(main, tmp_path):
+def test_a_run_is_done_once_as_it_is_configured(main, tmp_path):
     changes = {"soft": {"data": {"label": "soft"}, "augment": {"noise": {"sigma": (0.0, 0.2)}}}}
     runs = main.runs = plan(small(changes, train={"steps": 5}), tmp_path / "data", tmp_path)
     assert [(r.change, r.seed) for r in runs] == [
@@ -158,6 +159,31 @@ def test_runs_of_other_scans_are_refused(main, tmp_path):
         check_runs(runs, "those")
 
 
+def test_a_run_that_fails_is_told_and_the_others_are_done(main, tmp_path, capsys, monkeypatch):
+    changes = {"soft": {"data": {"label": "soft"}}, "sgd": {"optimizer": {"name": "sgd"}}}
+    runs = main.runs = plan(small(changes), tmp_path / "data", tmp_path)
+    monkeypatch.setattr(ablation, "_write_table", lambda *_: "")
+    works = ablation.run_logged
+
+    def fails(arguments, log):
+        if "soft" in str(log):
+            raise InputError(f"{log}: the loss is nan; put that right and run again")
+        works(arguments, log)
+
+    monkeypatch.setattr(ablation, "run_logged", fails)
+    failed = run_all(runs, "c.py", tmp_path)
+    assert [(r.change, r.seed) for r in failed] == [("soft", 0), ("soft", 1)]
+    assert all(finished(r) for r in runs if r.change != "soft")
+    assert "soft, seed 0: failed: " in capsys.readouterr().out
+
+    def stopped(arguments, log):
+        raise Stopped(f"{log}: was stopped")
+
+    monkeypatch.setattr(ablation, "run_logged", stopped)
+    with pytest.raises(Stopped):
+        run_all(runs, "c.py", tmp_path)
+
+
 def test_a_run_that_was_stopped_is_not_done(main, tmp_path):
     main.runs = plan(small({}), tmp_path, tmp_path)
     main.dies = True
@@ -183,3 +209,9 @@ def test_what_changes_evaluation_alone_is_scored_on_the_bases_checkpoints(main, 
     base1.workdir.mkdir(parents=True)  # another process is training it
     execute(mirrors1, base1, "c.py")
     assert finished(mirrors1) and list(base1.workdir.iterdir()) == []
+    with (
+        held(sgd.workdir / ".lock"),
+        pytest.raises(InputError, match="sgd/seed0: a process of bef"),
+    ):
+        execute(sgd, base, "c.py")
+    assert finished(sgd)

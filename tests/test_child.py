@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lung_unet.child import run_logged
+from lung_unet.child import Stopped, run_logged
 from lung_unet.errors import InputError
 
 
@@ -22,16 +22,22 @@ def test_what_a_command_prints_is_kept_and_its_last_line_says_why_it_failed(tmp_
 
 
 def test_a_signal_that_ends_a_command_is_told(tmp_path):
-    script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    with pytest.raises(InputError, match="was ended by SIGKILL; run the same command again"):
-        run_logged([sys.executable, "-c", script], tmp_path / "run.log")
+    def run(script):
+        run_logged([sys.executable, "-c", f"import os, signal; {script}"], tmp_path / "run.log")
+
+    with pytest.raises(InputError, match="was ended by SIGKILL, out of memory perhaps") as killed:
+        run("os.kill(os.getpid(), signal.SIGKILL)")
+    assert not isinstance(killed.value, Stopped)  # it would be killed again
+    for script in ("os.kill(os.getpid(), signal.SIGTERM)", "os._exit(130)"):
+        with pytest.raises(Stopped, match="was stopped; run the same command again"):
+            run(script)
 
 
 def test_sigterm_ends_the_command_too(tmp_path):
     log, before = tmp_path / "run.log", signal.getsignal(signal.SIGTERM)
     terminate = f"import os, signal; os.kill({os.getpid()}, signal.SIGTERM)"
     script = f"{terminate}; import time; time.sleep(60); print('outlived')"
-    with pytest.raises(InputError, match="was stopped; run the same command again"):
+    with pytest.raises(Stopped, match="was stopped; run the same command again"):
         run_logged([sys.executable, "-c", script], log)
     assert log.read_text() == ""
     assert signal.getsignal(signal.SIGTERM) is before

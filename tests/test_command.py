@@ -104,7 +104,7 @@ sys.argv[:] = [sys.argv[1]]
 run(main)
 """
     result = run("-c", script, str(tmp_path / "whole"))
-    assert result.returncode == 1 and list(tmp_path.iterdir()) == []
+    assert result.returncode == 130 and list(tmp_path.iterdir()) == []
     assert result.stderr.splitlines()[-1].startswith("interrupted; run the same command again")
 
 

@@ -104,6 +104,13 @@ def test_folders_below_are_found_once_through_links_too(tmp_path):
     assert list(folders_below(tmp_path / "none", notes.append)) == [] and len(notes) == 1
 
 
+def test_a_lock_is_waited_for_so_long(tmp_path, capsys):
+    with held(tmp_path / "lock"), held(tmp_path / "lock", "waiting", 0.2) as ours:
+        assert not ours and capsys.readouterr().out == "waiting\n"
+    with held(tmp_path / "lock", "waiting") as ours:
+        assert ours and capsys.readouterr().out == ""
+
+
 def test_folders_too_are_left_over(tmp_path):
     temporary = temporary_name(tmp_path / "seed0")
     (temporary / "checkpoints").mkdir(parents=True)

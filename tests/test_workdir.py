@@ -72,9 +72,22 @@ def test_what_was_never_trained_can_be_put_right(workdir, config, dataset):
     assert load(workdir).config.train.batch_size == 1
 
 
+def test_what_another_run_left_is_not_this_one_s(workdir, config, dataset):
+    (workdir / "metrics.json").touch()
+    (workdir / "checkpoints" / "4").rmdir()
+    config.train.batch_size = 1
+    claim(workdir, config, dataset)
+    assert not (workdir / "metrics.json").exists()
+
+
 @pytest.mark.parametrize(
     ("key", "value", "done"),
-    [("train.steps", 9, False), ("evaluation.threshold", 0.3, False), ("data.threads", 3, True)],
+    [
+        ("train.steps", 9, False),
+        ("train.steps", 1, True),
+        ("evaluation.threshold", 0.3, False),
+        ("data.threads", 3, True),
+    ],
 )
 def test_a_run_with_more_to_do_is_not_done(workdir, config, dataset, key, value, done):
     (workdir / "metrics.json").touch()

@@ -60,7 +60,6 @@ def prepare(
         settings.min_readers,
         settings.outlines,
     )
-    _refuse_other(out, settings)
     subsets = len(set(dataset.subsets.values()))
     if subsets < len(SPLITS):
         print(
@@ -81,6 +80,7 @@ def _prepare_all(
     engine: str,
     key: Key | None,
 ) -> dict:
+    _refuse_other(out, settings)
     jobs = []
     for uid in dataset.subsets:
         patient = dataset.patients.get(uid)

@@ -32,7 +32,7 @@ COLUMNS = (
     "volume_mm3", "lung", "voxelX", "voxelY", "voxelZ",
 )  # fmt: skip
 
-EARLIER = re.compile(r"_finding_[0-9]+(_why)?\.png|_segmentation\.dcm|_findings\.json")
+EARLIER = re.compile(r"_finding_[0-9]+(_why)?\.png|_segmentation\.dcm")
 
 
 def is_written(
@@ -42,14 +42,16 @@ def is_written(
     `made_from` gives; it is not called where they are not there."""
     try:
         found = json.loads((output / f"{name}_findings.json").read_text())
-        files = ["mask.nii.gz", "probability.nii.gz", "findings.csv"]
-        if dicom and found["findings"]:
-            files.append("segmentation.dcm")
-        if not all((output / f"{name}_{file}").exists() for file in files):
-            return False
-        return found.get("made_from") is not None and found["made_from"] == made_from()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        before, number = found["made_from"], len(found["findings"])
+        second = "classifier_step" in found
+    except (OSError, ValueError, KeyError, TypeError):
         return False
+    files = ["mask.nii.gz", "probability.nii.gz", "findings.csv"]
+    files += ["segmentation.dcm"] if dicom and number else []
+    for n in range(1, min(number, DRAWN) + 1):
+        files += [f"finding_{n:03d}.png"] + ([f"finding_{n:03d}_why.png"] if second else [])
+    whole = all((output / f"{name}_{file}").exists() for file in files)
+    return whole and before is not None and before == made_from()
 
 
 def write_prediction(
@@ -62,6 +64,7 @@ def write_prediction(
     """
     scan = prediction.scan
     output.mkdir(parents=True, exist_ok=True)
+    (output / f"{name}_findings.json").unlink(missing_ok=True)  # first: it vouches for the others
     for path in output.iterdir():
         if path.name.startswith(name) and EARLIER.fullmatch(path.name, len(name)):
             path.unlink()

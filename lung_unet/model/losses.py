@@ -117,11 +117,15 @@ def make_loss(config: ConfigDict) -> Loss:
       InputError: there is none of this name, or a number of one cannot be.
     """
     c = config.loss
-    if 0 < c.focal_gamma < 1:  # its gradient is infinite where the network is certain and right
-        raise InputError(f"config.loss.focal_gamma = {c.focal_gamma:g}: choose 0, or 1 or more")
-    for name in ("focal_gamma", "smooth", "tversky_alpha", "tversky_beta"):
+    numbers = {
+        "cross_entropy": (), "focal": ("focal_gamma",),
+        "tversky": ("tversky_alpha", "tversky_beta", "smooth"),
+    }  # fmt: skip
+    for name in numbers.get(c.name, ("smooth",)):
         if c[name] < 0:
             raise InputError(f"config.loss.{name} = {c[name]:g}: choose 0 or more")
+    if c.name == "focal" and 0 < c.focal_gamma < 1:  # infinite gradient where all is right
+        raise InputError(f"config.loss.focal_gamma = {c.focal_gamma:g}: choose 0, or 1 or more")
     dice_ce = both(dice(smooth=c.smooth), cross_entropy())
     losses = {
         "cross_entropy": cross_entropy(),

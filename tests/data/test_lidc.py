@@ -603,6 +603,9 @@ def test_command_fails_in_one_line(tmp_path):
     assert done.returncode == 1 and not (tmp_path / "out.csv").exists()
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
     assert "far.xml" in done.stderr and "imageZposition" in done.stderr
+    for arguments, said in (((), "give XML files"), ((tmp_path / "no",), "no: cannot be read")):
+        done = command(*arguments)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and said in done.stderr
 
 
 def test_240_series_have_the_nodules_that_luna16_lists(tmp_path):

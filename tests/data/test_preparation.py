@@ -1,5 +1,7 @@
 """A folder is prepared once, in any number of processes, and again only where something changed."""
 
+import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -7,6 +9,7 @@ import shutil
 
 import pytest
 
+from lung_unet.data import preparation
 from lung_unet.data.preparation import prepare
 from lung_unet.data.shards import Settings
 from lung_unet.errors import InputError
@@ -154,6 +157,21 @@ def test_too_few_subsets_to_train_on_are_told_before_they_are_prepared(
         shutil.rmtree(folder / f"subset{number}")
     prepare(folder, tmp_path / "out", settings, workers=1)
     assert "scans in 2 subset(s), which will do to inspect" in capsys.readouterr().out
+
+
+def test_what_another_process_prepared_meanwhile_is_not_overwritten(
+    luna16, prepared, tmp_path, settings, monkeypatch
+):
+    @contextlib.contextmanager
+    def waited(*_, **__):
+        shutil.copytree(prepared, tmp_path / "out")
+        yield True
+
+    monkeypatch.setattr(preparation, "held", waited)
+    other = dataclasses.replace(settings, spacing_mm=3.0)
+    with pytest.raises(InputError, match="was prepared with spacing_mm = 4"):
+        prepare(luna16, tmp_path / "out", other, workers=1)
+    assert contents(tmp_path / "out") == contents(prepared)
 
 
 def test_a_process_that_dies_is_told(luna16, tmp_path):

@@ -50,14 +50,16 @@ def test_more_readers_than_a_nodule_has_cannot_agree(config, dataset, capsys):
     ("field", "value", "said"),
     [("data.label", "most", "config.data.label"), ("loss.name", "none", "config.loss.name"),
      ("optimizer.name", "none", "config.optimizer.name"),
-     ("loss.focal_gamma", 0.5, "focal_gamma = 0.5: choose 0, or 1 or more"),
-     ("loss.focal_gamma", -1.0, "focal_gamma = -1"), ("loss.smooth", -1.0, "config.loss.smooth"),
+     ("loss", {"name": "focal", "focal_gamma": 0.5}, "focal_gamma = 0.5: choose 0, or 1 or more"),
+     ("loss", {"name": "focal", "focal_gamma": -1.0}, "focal_gamma = -1"),
+     ("loss.smooth", -1.0, "config.loss.smooth"),
      ("train.on_nan", "ignore", "config.train.on_nan"),
      ("data.mining.every", -1, "config.data.mining.every"),
      ("data.mining.fraction", 2.0, "config.data.mining.fraction")],
 )  # fmt: skip
 def test_choices_are_refused_before_data_are_made(config, field, value, said):
     check(config)
-    config.update_from_flattened_dict({field: value})
+    nested = isinstance(value, dict)
+    config.update({field: value}) if nested else config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=said):
         check(config)

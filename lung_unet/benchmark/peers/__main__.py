@@ -51,8 +51,8 @@ def run(out: pathlib.Path, arguments: list[str], scans: dict[str, Any]) -> None:
     if (out / SYSTEM).exists():
         if not path.exists() or path.read_text() != given:
             raise InputError(
-                f"{out}: was run with other settings or on other scans, see {path}; remove the "
-                "folder, or choose another --out"
+                f"{out}: was run with other settings or on other scans, see {path}; choose another "
+                "--out"
             )
         return
     make_anew(out)
