@@ -26,7 +26,8 @@ finding; each also has the second stage's nodule_probability, malignancy (1 to 5
 stages, and a PNG NAME_finding_001_why.png of what it looked at.
 
 A scan that cannot be read is named in a line, the others go on, and the command exits 1. One that
-the same model has predicted already, all of whose files are there, is left as it is.
+the same model has predicted already, all of whose files are there, is left as it is; remove its
+NAME_findings.json to have it done again.
 """
 
 import dataclasses
