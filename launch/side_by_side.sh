@@ -9,8 +9,7 @@ if [ -z "${PEERS_PYTHON:-}" ]; then
   wanted=$(cksum <requirements-peers.txt)
   if [ "$(cat .venv-peers/installed 2>/dev/null)" != "$wanted" ]; then
     echo "setting up .venv-peers"
-    "$PEERS_PYTHON" -m pip --version >/dev/null 2>&1 || "$PEERS_PYTHON" -m ensurepip >/dev/null 2>&1 ||
-      .venv/bin/python -m venv --clear .venv-peers
+    "$PEERS_PYTHON" -m pip --version >/dev/null 2>&1 || .venv/bin/python -m venv --clear .venv-peers
     "$PEERS_PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
     echo "$wanted" >.venv-peers/installed
   fi

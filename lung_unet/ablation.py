@@ -28,14 +28,15 @@ from ml_collections import ConfigDict
 
 from lung_unet import command
 from lung_unet import workdir as runs
-from lung_unet.child import Stopped, run_logged
+from lung_unet.child import run_logged
 from lung_unet.data.datasets import settings_of
 from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import SPLITS
-from lung_unet.errors import InputError
-from lung_unet.files import held, leftovers_of, temporary_name, write_text
+from lung_unet.errors import InputError, Stopped
+from lung_unet.files import LEASE_S, held, leftovers_of, temporary_name, write_text
 
 BASE = "base"
+LOCK = ".lock"  # main's, in its workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +157,7 @@ def check_runs(planned: list[Run], data: str) -> None:
     """
     for run in planned:
         made_with = _made_with(run)
-        if made_with is None or not runs.is_trained(run.workdir):
+        if made_with is None or not (runs.is_trained(run.workdir) or finished(run)):
             continue
         if made_with["data"] != data:
             raise InputError(
@@ -181,13 +182,14 @@ def execute(run: Run, base: Run, config_file: str) -> None:
     only_scored = all(
         f.startswith("--config.evaluation.") for f in set(run.flags) - set(base.flags)
     )
-    begun = (run.workdir / runs.NAME).exists()
-    with held(run.workdir / ".lock") as idle:
+    waiting = f"{run.workdir}: a process of before still runs it; waiting"
+    with held(run.workdir / LOCK, waiting, LEASE_S) as idle:
         if not idle:
             raise InputError(f"{run.workdir}: a process of before still runs it; wait for its end")
-    if run is not base and only_scored and finished(base) and not begun:
-        _copy_training(base.workdir, run.workdir)
-    (run.workdir / "metrics.json").unlink(missing_ok=True)
+        begun = any(path.name != LOCK for path in run.workdir.iterdir())
+        if run is not base and only_scored and finished(base) and not begun:
+            _copy_training(base.workdir, run.workdir)
+        (run.workdir / "metrics.json").unlink(missing_ok=True)
     arguments = [f"--config={config_file}", f"--workdir={run.workdir}", *run.flags]
     run_logged([sys.executable, "-m", "lung_unet.main", *arguments], run.log)
     if not (run.workdir / "metrics.json").exists():
@@ -195,14 +197,22 @@ def execute(run: Run, base: Run, config_file: str) -> None:
 
 
 def _copy_training(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copies a workdir but for most of what evaluation wrote; the rest is written anew."""
-    for left in (target, *leftovers_of(target)):  # the first holds a lock, at most
+    """Copies what a training left into a folder that is there, what says whose it is last."""
+    for left in leftovers_of(target):
         shutil.rmtree(left, ignore_errors=True)
     temporary = temporary_name(target)
-    scored = shutil.ignore_patterns("evaluation", "metrics.json", "report.html", "figures")
+    trained = ("checkpoints", "metrics.jsonl", "goodput.json", "skipped.json", runs.NAME)
     try:
-        shutil.copytree(source, temporary, ignore=scored)
-        os.replace(temporary, target)
+        for name in trained:
+            if (source / name).is_dir():
+                shutil.copytree(source / name, temporary / name)
+            elif (source / name).exists():
+                shutil.copy2(source / name, temporary / name)
+        for name in trained:
+            if (temporary / name).exists():
+                os.replace(temporary / name, target / name)
+    except OSError as error:  # shutil.Error too
+        raise InputError(f"{target}: {source} cannot be copied there ({error})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -253,7 +263,10 @@ def run_all(planned: list[Run], config_file: str, out: pathlib.Path) -> list[Run
                 except InputError as error:
                     print(f"{run.change}, seed {run.seed}: failed: {error}")
                     failed.append(run)
-                _write_table(planned, out)
+                try:
+                    _write_table(planned, out)
+                except InputError as error:  # the last table says it again
+                    print(f"no table: {error}")
     return failed
 
 

@@ -6,13 +6,9 @@ import subprocess
 from collections.abc import Sequence
 
 from lung_unet.command import INTERRUPTED
-from lung_unet.errors import InputError
+from lung_unet.errors import InputError, Stopped
 
 TOLD_TO_END = (INTERRUPTED, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)  # exit codes
-
-
-class Stopped(InputError):
-    """Nothing is wrong: the command was told to end, and the same command goes on."""
 
 
 def run_logged(arguments: Sequence[str], log: pathlib.Path) -> None:

@@ -17,7 +17,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from lung_unet.allocator import keep_freed_memory
-from lung_unet.errors import InputError, out_of_memory
+from lung_unet.errors import InputError, Stopped, out_of_memory
 
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 INTERRUPTED = 130  # exit code, as a shell's for ctrl-C
@@ -44,6 +44,9 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
             if len(rest) > positionals:
                 raise InputError(f"unexpected argument {rest[positionals]!r}; see --help")
             main(*rest)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            sys.exit(INTERRUPTED)
         except InputError as error:
             sys.exit(f"error: {error}")
         except RuntimeError as error:  # XLA's; JAX is not imported here

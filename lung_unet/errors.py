@@ -7,6 +7,10 @@ class InputError(Exception):
     """Bad input, told in one line that names the file and the remedy; commands exit 1 with it."""
 
 
+class Stopped(InputError):
+    """Nothing is wrong: it was told to end, and the same command goes on."""
+
+
 def out_of_memory(error: BaseException) -> str | None:
     """What to say where XLA found no memory on the device; None if the error is another."""
     _, status, text = str(error).partition(OUT_OF_MEMORY)

@@ -18,6 +18,7 @@ OURS = ".made_by_lung_unet"  # marks a folder that may be deleted to be made ane
 # flock's, of file systems that have no locks: there nothing is held
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 POLL_S = 0.5
+LEASE_S = 120  # how long NFS may keep the lock of a machine that died, and a little more
 
 
 def temporary_name(path: pathlib.Path) -> pathlib.Path:
@@ -78,18 +79,23 @@ def make_anew(folder: pathlib.Path) -> None:
     """Makes a folder, empty but for its mark, in the place of one that an earlier call made.
 
     Raises:
-      InputError: there is one that no call of this made, and it is not empty.
+      InputError: there is one that no call of this made, and it is not empty; or it cannot be made.
     """
     folder = folder.resolve()  # through a link to another disk
     if folder.exists() and any(folder.iterdir()) and not (folder / OURS).exists():
         raise InputError(f"{folder}: is there already, and not of this command; give another --out")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists():
-        os.replace(folder, temporary_name(folder))  # in one step
-    for left in leftovers_of(folder):
-        shutil.rmtree(left)
-    folder.mkdir()
-    (folder / OURS).touch()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            os.replace(folder, temporary_name(folder))  # in one step
+        for left in leftovers_of(folder):
+            _remove(left)
+        folder.mkdir()
+        (folder / OURS).touch()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be made ({error.strerror}); put that right, or give another --out"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -140,7 +146,11 @@ def remove_leftovers(folder: pathlib.Path) -> None:
     """Removes what processes that were killed left in a folder under a temporary name."""
     for path in folder.iterdir():
         if re.match(r"\.[0-9a-f]{8}\.", path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove(path: pathlib.Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

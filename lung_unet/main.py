@@ -20,8 +20,6 @@ _CONFIG = command.define_config("configs/unet3d.py")
 flags.DEFINE_string("workdir", None, "Folder of the run.")
 _PRINT_MODEL = flags.DEFINE_bool("print_model", False, "Print the network's layers and stop.")
 
-LEASE_S = 120  # how long NFS may keep the lock of a machine that died, and a little more
-
 
 def main() -> None:
     start = time.perf_counter()
@@ -46,7 +44,7 @@ def run_job(start: float) -> None:
     from lung_unet.evaluation.classifier import check_judging
     from lung_unet.evaluation.operating_point import given_thresholds
     from lung_unet.evaluation.sliding_window import check_windows
-    from lung_unet.files import held, remove_leftovers
+    from lung_unet.files import LEASE_S, held, remove_leftovers
     from lung_unet.model import classifier
     from lung_unet.model.summary import print_summary
     from lung_unet.train.task import check

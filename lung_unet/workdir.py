@@ -83,6 +83,12 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
                 f"{workdir}: was trained on another dataset or another version of it than "
                 f"{dataset.folder}; choose another --workdir"
             )
+        done = (workdir / "metrics.json").exists()
+        if done and config.train.steps < found.config.train.steps:
+            raise InputError(
+                f"{workdir}: is done, with {found.config.train.steps} steps; choose no fewer, or "
+                "another --workdir"
+            )
     elif is_trained(workdir):
         raise InputError(f"{workdir}: holds checkpoints but no {NAME}; choose another --workdir")
     try:

@@ -49,19 +49,24 @@ def test_a_mistake_is_one_line_and_no_traceback(arguments, saying):
 
 
 @pytest.mark.parametrize(
-    ("raised", "lines"),
+    ("raised", "lines", "code"),
     [
-        ("InputError('scan.mhd: broken')", ["error: scan.mhd: broken"]),
-        ("KeyboardInterrupt", ["interrupted; run the same command again, what was saved is kept"]),
+        ("InputError('scan.mhd: broken')", ["error: scan.mhd: broken"], 1),
+        ("Stopped('run: was stopped')", ["run: was stopped"], 130),
+        (
+            "KeyboardInterrupt",
+            ["interrupted; run the same command again, what was saved is kept"],
+            130,
+        ),
     ],
 )
-def test_what_main_raises(raised, lines):
+def test_what_main_raises(raised, lines, code):
     done = run(
         "-c",
-        "from lung_unet import command\nfrom lung_unet.errors import InputError\n"
+        "from lung_unet import command\nfrom lung_unet.errors import *\n"
         f"def main():\n    print('begun')\n    raise {raised}\ncommand.run(main)",
     )
-    assert done.returncode != 0
+    assert done.returncode == code
     assert done.stdout.splitlines() == ["begun"]
     assert done.stderr.splitlines() == lines
 

@@ -72,6 +72,14 @@ def test_what_was_never_trained_can_be_put_right(workdir, config, dataset):
     assert load(workdir).config.train.batch_size == 1
 
 
+def test_a_run_that_is_done_is_not_made_shorter(workdir, config, dataset):
+    (workdir / "metrics.json").touch()
+    before = (workdir / "config.json").read_text()
+    config.train.steps = 1
+    refused("is done, with 4 steps; choose no fewer", claim, workdir, config, dataset)
+    assert (workdir / "config.json").read_text() == before and (workdir / "metrics.json").exists()
+
+
 def test_what_another_run_left_is_not_this_one_s(workdir, config, dataset):
     (workdir / "metrics.json").touch()
     (workdir / "checkpoints" / "4").rmdir()
@@ -84,7 +92,6 @@ def test_what_another_run_left_is_not_this_one_s(workdir, config, dataset):
     ("key", "value", "done"),
     [
         ("train.steps", 9, False),
-        ("train.steps", 1, True),
         ("evaluation.threshold", 0.3, False),
         ("data.threads", 3, True),
     ],

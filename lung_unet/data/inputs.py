@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import re
 
 from rich.progress import track
 
@@ -19,8 +18,6 @@ from lung_unet.errors import InputError
 from lung_unet.files import folders_below
 
 FEW = 20  # folders that are searched without a progress bar
-DETACHED = re.compile(rb"^data ?file:", re.MULTILINE | re.IGNORECASE)  # in an NRRD's header
-NRRD_HEADER = 4096  # bytes, a little more than any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,19 +83,17 @@ def fingerprint(source: Input) -> str | None:
     """A hash of which series it is, and of names, sizes and times of its files; None where it is
     not known which these are."""
     files = [header.path for header in source.slices] or [source.path]
-    suffix = source.path.suffix.lower()
+    suffix = "" if source.slices else source.path.suffix.lower()
+    if suffix in (".nhdr", ".nrrd"):  # their voxels may be in any files
+        return None
     try:
-        if not source.slices and suffix in (".mhd", ".mha"):
+        if suffix in (".mhd", ".mha"):
             files.append(data_file(source.path))
-        if not source.slices and suffix in (".nhdr", ".nrrd"):
-            with open(source.path, "rb") as file:
-                if DETACHED.search(file.read(NRRD_HEADER)):
-                    return None
-        stats = [(str(f.resolve()), f.stat()) for f in files]
+        seen = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     except (InputError, OSError):  # whoever reads it tells
         return None
-    seen = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-    return hashlib.sha256(json.dumps([source.series_uid, seen]).encode()).hexdigest()
+    told = [source.series_uid, str(source.path.resolve()), seen]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def read_input(source: Input) -> Scan:

@@ -31,8 +31,8 @@ from absl import flags
 
 from lung_unet import command
 from lung_unet.child import run_logged
-from lung_unet.errors import InputError
-from lung_unet.files import held, make_anew, write_text
+from lung_unet.errors import InputError, Stopped
+from lung_unet.files import LEASE_S, held, make_anew, write_text
 
 PACKAGE = "lung_unet.benchmark.peers"
 
@@ -60,12 +60,12 @@ def run(out: pathlib.Path, arguments: list[str], scans: dict[str, Any]) -> None:
     print(f"{out.name}: running, see {log}")
     run_logged([*arguments, f"--out={out}"], log)
     if not (out / SYSTEM).exists():
-        raise InputError(f"{out}: was stopped; run the same command again")
+        raise Stopped(f"{out}: was stopped; run the same command again")
 
 
 def main() -> None:
     out = pathlib.Path(command.required("out")).absolute()
-    with held(out / ".lock") as ours:
+    with held(out / ".lock", f"{out}: another process works in it; waiting", LEASE_S) as ours:
         if not ours:
             raise InputError(f"{out}: another process works in it; choose another --out")
         run_all(out)

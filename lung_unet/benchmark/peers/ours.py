@@ -20,9 +20,8 @@ from ml_collections import ConfigDict
 
 from lung_unet import __version__, command
 from lung_unet.benchmark.peers.exchange import spending, write_system
-from lung_unet.child import Stopped
 from lung_unet.data.manifest import Dataset
-from lung_unet.errors import InputError
+from lung_unet.errors import InputError, Stopped
 from lung_unet.files import write_text
 
 

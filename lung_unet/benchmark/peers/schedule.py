@@ -6,9 +6,8 @@ import tempfile
 
 from ml_collections import ConfigDict
 
-from lung_unet.child import Stopped
 from lung_unet.data.manifest import Dataset
-from lung_unet.errors import InputError
+from lung_unet.errors import InputError, Stopped
 from lung_unet.train import goodput
 from lung_unet.train.classification import FOLDER
 from lung_unet.train.loop import train

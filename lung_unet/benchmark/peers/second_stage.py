@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from lung_unet.benchmark.peers.exchange import spending
 from lung_unet.benchmark.peers.schedule import probe, scheduled
-from lung_unet.child import Stopped
 from lung_unet.data.manifest import Dataset
+from lung_unet.errors import Stopped
 from lung_unet.evaluation.judge import SecondStage
 from lung_unet.evaluation.resume import folder_of, scored_split, write_result
 from lung_unet.evaluation.second_stage import rows_of
