@@ -8,7 +8,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from lung_unet import ablation, command
-from lung_unet.ablation import BASE, check_runs, check_scans, execute, finished, plan, run_all
+from lung_unet.ablation import check_runs, check_scans, execute, finished, run_all
+from lung_unet.ablation_plan import BASE, plan
 from lung_unet.child import Stopped
 from lung_unet.errors import InputError
 from lung_unet.files import held
