@@ -149,7 +149,7 @@ def main() -> None:
     from lung_unet.data.manifest import Dataset
     from lung_unet.data.preparation import prepare
 
-    out = pathlib.Path(command.required("out")).absolute()
+    out = pathlib.Path(command.required("out")).resolve()
     ablation: ConfigDict = flags.FLAGS.config
     planned = plan(ablation, out / "data", out)
     folders = {s: [pathlib.Path(f).resolve() for f in getattr(flags.FLAGS, s)] for s in SPLITS}
