@@ -44,8 +44,8 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   python=$(find_python) || exit 1
   echo "setting up .venv for $backend ($("$python" --version))"
   # venv writes bin/activate last: without it, it was interrupted. uv's has no pip.
-  { [ -e .venv/bin/activate ] && .venv/bin/python -c "import pip"; } 2>/dev/null ||
-    { [ -e .venv/bin/activate ] && .venv/bin/python -m ensurepip; } >/dev/null 2>&1 ||
+  { [ -e .venv/bin/activate ] &&
+    { .venv/bin/python -c "import pip" || .venv/bin/python -m ensurepip; }; } >/dev/null 2>&1 ||
     "$python" -m venv --clear .venv || exit 1
   .venv/bin/python -m pip install --quiet --disable-pip-version-check "${requirements[@]}" || exit 1
   echo "$wanted" >"$stamp"

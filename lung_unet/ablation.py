@@ -32,15 +32,13 @@ from lung_unet.child import run_logged
 from lung_unet.data.datasets import settings_of
 from lung_unet.data.manifest import SPLITS
 from lung_unet.errors import InputError, Stopped
-from lung_unet.files import LEASE_S, held, leftovers_of, temporary_name, write_text
-
-LOCK = ".lock"  # main's, in its workdir
+from lung_unet.files import LOCK, alone_in, held, remove_leftovers, temporary_name, write_text
 
 
 def finished(run: Run) -> bool:
     """Whether the run is done, as it is configured now."""
-    made_with, scored = _made_with(run), (run.workdir / "metrics.json").exists()
-    return scored and made_with is not None and _asked(made_with["config"]) == _asked(run.config)
+    made, scored = _made(run), (run.workdir / "metrics.json").exists()
+    return scored and made is not None and _asked(made.config) == _asked(run.config)
 
 
 def _asked(config: ConfigDict) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -49,14 +47,11 @@ def _asked(config: ConfigDict) -> tuple[dict[str, Any], dict[str, Any]]:
     return trains, command.frozen(config.evaluation)
 
 
-def _made_with(run: Run) -> dict[str, Any] | None:
-    """What the workdir says that it was made with; None if it says nothing."""
+def _made(run: Run) -> runs.Run | None:
+    """What the workdir says of itself; None if it says nothing, which main then tells."""
     try:
-        made_with = json.loads((run.workdir / runs.NAME).read_text())
-        made_with["config"] = ConfigDict(made_with["config"])
-        _asked(made_with["config"])
-        return made_with
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return runs.load(run.workdir, run.config.task)
+    except InputError:
         return None
 
 
@@ -67,7 +62,7 @@ def check_scans(planned: list[Run], given: str, out: pathlib.Path) -> None:
       InputError: there is one.
     """
     kept = out / "scans.json"
-    if kept.exists() and kept.read_text() != given and any(map(_made_with, planned)):
+    if kept.exists() and kept.read_text() != given and any(map(_made, planned)):
         raise InputError(
             f"{out}: its runs are of other scans, see {kept}; give the same --train, --validation, "
             "--test and --lidc_xml as before, or choose another --out"
@@ -83,21 +78,19 @@ def check_runs(planned: list[Run], data: str) -> None:
       InputError: there is one that is not, or does not.
     """
     for run in planned:
-        made_with = _made_with(run)
-        if made_with is None or not (runs.is_trained(run.workdir) or finished(run)):
+        made = _made(run)
+        if made is None or not (runs.is_trained(run.workdir) or finished(run)):
             continue
-        if made_with["data"] != data:
+        if made.data != data:
             raise InputError(
                 f"{run.workdir}: is of these scans as they were before they changed; choose "
                 "another --out"
             )
-        before, now = _asked(made_with["config"])[0], _asked(run.config)[0]
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key):
-                raise InputError(
-                    f"{run.workdir}: was made with config.{key} = {before.get(key)}, not "
-                    f"{now.get(key)}; remove it to train anew, or choose another --out"
-                )
+        for _, said in runs.differences(_asked(made.config)[0], _asked(run.config)[0]):
+            raise InputError(
+                f"{run.workdir}: was made with {said}; remove it to train anew, or choose another "
+                "--out"
+            )
 
 
 def execute(run: Run, base: Run, config_file: str) -> None:
@@ -109,10 +102,7 @@ def execute(run: Run, base: Run, config_file: str) -> None:
     only_scored = all(
         f.startswith("--config.evaluation.") for f in set(run.flags) - set(base.flags)
     )
-    waiting = f"{run.workdir}: a process of before still runs it; waiting"
-    with held(run.workdir / LOCK, waiting, LEASE_S) as idle:
-        if not idle:
-            raise InputError(f"{run.workdir}: a process of before still runs it; wait for its end")
+    with alone_in(run.workdir, "a process of before still runs it", "wait for its end"):
         begun = any(path.name != LOCK for path in run.workdir.iterdir())
         if run is not base and only_scored and finished(base) and not begun:
             _copy_training(base.workdir, run.workdir)
@@ -125,8 +115,7 @@ def execute(run: Run, base: Run, config_file: str) -> None:
 
 def _copy_training(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copies what a training left into a folder that is there, what says whose it is last."""
-    for left in leftovers_of(target):
-        shutil.rmtree(left, ignore_errors=True)
+    remove_leftovers(target.parent, target.name)
     temporary = temporary_name(target)
     trained = ("checkpoints", "metrics.jsonl", "goodput.json", "skipped.json", runs.NAME)
     try:

@@ -18,6 +18,8 @@ OURS = ".made_by_lung_unet"  # marks a folder that may be deleted to be made ane
 # flock's, of file systems that have no locks: there nothing is held
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 POLL_S = 0.5
+LOCK = ".lock"
+TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.(.+)")
 LEASE_S = 120  # how long NFS may keep the lock of a machine that died, and a little more
 
 
@@ -88,8 +90,7 @@ def make_anew(folder: pathlib.Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists():
             os.replace(folder, temporary_name(folder))  # in one step
-        for left in leftovers_of(folder):
-            _remove(left)
+        remove_leftovers(folder.parent, folder.name)
         folder.mkdir()
         (folder / OURS).touch()
     except OSError as error:
@@ -136,21 +137,28 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def leftovers_of(path: pathlib.Path) -> list[pathlib.Path]:
-    """What has a temporary name for `path`."""
-    name = re.compile(rf"\.[0-9a-f]{{8}}\.{re.escape(path.name)}")
-    return [p for p in path.parent.iterdir() if name.fullmatch(p.name)]
+@contextlib.contextmanager
+def alone_in(folder: pathlib.Path, busy: str, remedy: str) -> Iterator[None]:
+    """No other process that asks for it works in a folder meanwhile; one that does is waited for,
+    as long as it may be of a machine that died.
+
+    Raises:
+      InputError: it works on; `busy` says so, `remedy` what to do.
+    """
+    waiting = f"{folder}: {busy}; waiting for its end for {LEASE_S} s"
+    with held(folder / LOCK, waiting, LEASE_S) as ours:
+        if not ours:
+            raise InputError(f"{folder}: {busy}; {remedy}")
+        yield
 
 
-def remove_leftovers(folder: pathlib.Path) -> None:
-    """Removes what processes that were killed left in a folder under a temporary name."""
+def remove_leftovers(folder: pathlib.Path, name: str | None = None) -> None:
+    """Removes what processes that were killed left in a folder under a temporary name, or under
+    one for `name` alone."""
     for path in folder.iterdir():
-        if re.match(r"\.[0-9a-f]{8}\.", path.name):
-            _remove(path)
-
-
-def _remove(path: pathlib.Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        left = TEMPORARY.fullmatch(path.name)
+        if left and name in (None, left[1]):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

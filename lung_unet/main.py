@@ -40,11 +40,10 @@ def run_job(start: float) -> None:
     """
     import jax
 
-    from lung_unet.errors import InputError
     from lung_unet.evaluation.classifier import check_judging
     from lung_unet.evaluation.operating_point import given_thresholds
     from lung_unet.evaluation.sliding_window import check_windows
-    from lung_unet.files import LEASE_S, held, remove_leftovers
+    from lung_unet.files import alone_in, remove_leftovers
     from lung_unet.model import classifier
     from lung_unet.model.summary import print_summary
     from lung_unet.train.task import check
@@ -69,10 +68,7 @@ def run_job(start: float) -> None:
     if not first:
         train_and_evaluate(workdir, start)
         return
-    waiting = f"{workdir}: is run by another process; waiting for its end for {LEASE_S} s"
-    with held(workdir / ".lock", waiting, LEASE_S) as ours:
-        if not ours:
-            raise InputError(f"{workdir}: is run by another process; choose another --workdir")
+    with alone_in(workdir, "is run by another process", "choose another --workdir"):
         remove_leftovers(workdir)
         train_and_evaluate(workdir, start)
 

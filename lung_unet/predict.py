@@ -184,9 +184,9 @@ def predict(
                 fail(result)
                 continue
             scan, volume = result
-            print(f"{source}: {describe(scan, volume)}; {model().name}")
-            made_with = model().made_with | {"made_from": made_from(source)}
             m = model()
+            print(f"{source}: {describe(scan, volume)}; {m.name}")
+            made_with = m.made_with | {"made_from": made_from(source)}
             prediction = predict_scan(m.predictor, scan, volume, m.point, m.second)
             try:
                 write_prediction(output, source.name, prediction, made_with)

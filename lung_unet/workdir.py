@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -64,20 +65,15 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
         "dataset": str(dataset.folder.absolute()),
         "settings": dataset.manifest["settings"],  # predict scales and crops a scan by them
     }
-    path, found = workdir / NAME, None
-    if path.exists() and is_trained(workdir):
+    path, found, trained = workdir / NAME, None, is_trained(workdir)
+    if path.exists() and trained:
         found = _load(path)
-        old, new = recipe(found.config), recipe(config)
-        for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key):
-                made, cut = workdir / "data", workdir / "candidates"
-                kept = f", with --config.data.dir={made} for its data" if made.exists() else ""
-                if cut.exists() and not key.startswith(("data.", "candidates.")):
-                    kept += f", and move {cut} there for its candidates"
-                raise InputError(
-                    f"{workdir}: was made with config.{key} = {old.get(key)}, not {new.get(key)}; "
-                    f"choose another --workdir{kept}"
-                )
+        for key, said in differences(recipe(found.config), recipe(config)):
+            made, cut = workdir / "data", workdir / "candidates"
+            kept = f", with --config.data.dir={made} for its data" if made.exists() else ""
+            if cut.exists() and not key.startswith(("data.", "candidates.")):
+                kept += f", and move {cut} there for its candidates"
+            raise InputError(f"{workdir}: was made with {said}; choose another --workdir{kept}")
         if found.data != wanted["data"]:
             raise InputError(
                 f"{workdir}: was trained on another dataset or another version of it than "
@@ -89,7 +85,7 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
                 f"{workdir}: is done, with {found.config.train.steps} steps; choose no fewer, or "
                 "another --workdir"
             )
-    elif is_trained(workdir):
+    elif trained:
         raise InputError(f"{workdir}: holds checkpoints but no {NAME}; choose another --workdir")
     try:
         if not found or _more_to_do(found.config, config):
@@ -104,6 +100,13 @@ def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
 def is_trained(workdir: pathlib.Path) -> bool:
     """Whether training in a workdir left anything that depends on its configuration."""
     return any(workdir.glob("checkpoints/*")) or (workdir / "skipped.json").exists()
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Of each setting that two recipes do not share: its name, and in words what it was and is."""
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            yield key, f"config.{key} = {old.get(key)}, not {new.get(key)}"
 
 
 def _more_to_do(before: ConfigDict, now: ConfigDict) -> bool:

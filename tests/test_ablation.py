@@ -11,8 +11,10 @@ from lung_unet import ablation, command
 from lung_unet.ablation import check_runs, check_scans, execute, finished, run_all
 from lung_unet.ablation_plan import BASE, plan
 from lung_unet.child import Stopped
+from lung_unet.data.datasets import settings_of
 from lung_unet.errors import InputError
 from lung_unet.files import held
+from lung_unet.workdir import FORMAT
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -42,7 +44,11 @@ def main(monkeypatch):
         workdir = pathlib.Path(flags["workdir"])
         (workdir / "checkpoints" / "5").mkdir(parents=True, exist_ok=True)
         by_workdir = {str(r.workdir): r for r in calls_of.runs}
-        made_with = {"config": command.frozen(by_workdir[flags["workdir"]].config), "data": "these"}
+        config = by_workdir[flags["workdir"]].config
+        made_with = {
+            "format": FORMAT, "config": command.frozen(config), "data": "these", "dataset": "",
+            "settings": settings_of(config.data).to_json(),
+        }  # fmt: skip
         (workdir / "config.json").write_text(json.dumps(made_with))
         if not calls_of.dies:
             (workdir / "metrics.json").write_text("{}")
@@ -193,7 +199,9 @@ def test_a_run_that_was_stopped_is_not_done(main, tmp_path):
     assert not finished(main.runs[0])
 
 
-def test_what_changes_evaluation_alone_is_scored_on_the_bases_checkpoints(main, tmp_path):
+def test_what_changes_evaluation_alone_is_scored_on_the_bases_checkpoints(
+    main, tmp_path, monkeypatch
+):
     changes = {
         "mirrors": {"evaluation": {"mirror_axes": (0, 1, 2)}},
         "sgd": {"optimizer": {"name": "sgd"}},
@@ -210,6 +218,7 @@ def test_what_changes_evaluation_alone_is_scored_on_the_bases_checkpoints(main, 
     base1.workdir.mkdir(parents=True)  # another process is training it
     execute(mirrors1, base1, "c.py")
     assert finished(mirrors1) and list(base1.workdir.iterdir()) == []
+    monkeypatch.setattr("lung_unet.files.LEASE_S", 0)
     with (
         held(sgd.workdir / ".lock"),
         pytest.raises(InputError, match="a process of before still"),

@@ -14,7 +14,7 @@ from lung_unet.data.pseudonyms import Key, Pseudonym
 from lung_unet.data.shards import Settings, prepare_scan
 from lung_unet.data.source import Source, only, open_source
 from lung_unet.errors import InputError
-from lung_unet.files import held, remove_leftovers
+from lung_unet.files import LOCK, held, remove_leftovers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def prepare(
         )
     for note in dataset.notes:
         print(f"{dataset.root}: {key.replace_uids(note) if key else note}")
-    with held(out / ".lock", wait=f"{out}: another process prepares it; waiting"):
+    with held(out / LOCK, wait=f"{out}: another process prepares it; waiting"):
         return _prepare_all(dataset, out, settings, workers, engine, key)
 
 

@@ -32,7 +32,7 @@ from absl import flags
 from lung_unet import command
 from lung_unet.child import run_logged
 from lung_unet.errors import InputError, Stopped
-from lung_unet.files import LEASE_S, held, make_anew, write_text
+from lung_unet.files import alone_in, make_anew, write_text
 
 PACKAGE = "lung_unet.benchmark.peers"
 
@@ -65,9 +65,7 @@ def run(out: pathlib.Path, arguments: list[str], scans: dict[str, Any]) -> None:
 
 def main() -> None:
     out = pathlib.Path(command.required("out")).absolute()
-    with held(out / ".lock", f"{out}: another process works in it; waiting", LEASE_S) as ours:
-        if not ours:
-            raise InputError(f"{out}: another process works in it; choose another --out")
+    with alone_in(out, "another process works in it", "choose another --out"):
         run_all(out)
 
 
