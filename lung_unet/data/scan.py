@@ -121,7 +121,10 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scan:
-    """A CT on its own grid. All arrays are (z, y, x) of `grid.shape`."""
+    """A CT on its own grid. All arrays are (z, y, x) of `grid.shape`.
+
+    `warnings` are short clauses, without the file's name, of what a reader guessed or left out.
+    """
 
     series_uid: str
     grid: Grid
@@ -129,6 +132,7 @@ class Scan:
     lungs: np.ndarray  # uint8: 0 outside, 3 and 4 the lungs (LUNA16's codes), 5 the trachea
     lungs_source: str = "computed"  # or the file that gave them
     findings: tuple[Finding, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def spacing_mm(self) -> np.ndarray:
