@@ -16,7 +16,8 @@ suffix and series add their UID. For each scan, the output folder gets
     NAME_probability.nii.gz    nodule probability, 0..1 in steps of 1/255, on the same grid
     NAME_findings.csv          begins with seriesuid,coordX,coordY,coordZ,probability: world mm
                                (LPS), as LUNA16 wants a submission; size, lung, voxel follow
-    NAME_findings.json         the same
+    NAME_findings.json         the same; also what is outside the lungs, and so no finding, and what
+                               was wrong with the scan
     NAME_finding_001.png       each finding in three planes, of the 50 most probable
     NAME_segmentation.dcm      for DICOM, where something was found: a DICOM Segmentation; it copies
                                patient and study of the source, and no other file does
@@ -185,7 +186,9 @@ def predict(
                 continue
             scan, volume = result
             m = model()
-            print(f"{source}: {describe(scan, volume)}; {m.name}")
+            print(f"{source}: {describe(scan)}; {m.name}")
+            for warning in scan.warnings:
+                print(f"warning: {source}: {warning}")
             made_with = m.made_with | {"made_from": made_from(source)}
             prediction = predict_scan(m.predictor, scan, volume, m.point, m.second)
             try:
@@ -200,18 +203,19 @@ def predict(
                 raise InputError(
                     f"{output}: cannot be written ({reason}); free space, or give another --output"
                 ) from error
-            print(f"{len(prediction.detections)} findings in {output / source.name}_findings.csv")
+            outside = len(prediction.outside)
+            print(
+                f"{len(prediction.detections)} findings in {output / source.name}_findings.csv"
+                + (f"; {outside} more outside the lungs, in its .json alone" if outside else "")
+            )
     if failed:
         raise InputError(f"{failed} of {total} scans failed, each is named above")
 
 
-def describe(scan: Scan, volume: Volume) -> str:
+def describe(scan: Scan) -> str:
     """What a scan is like, in a few words."""
     shape = "×".join(map(str, scan.hu.shape))
-    if not scan.lungs.any():
-        return f"{shape} voxels (z, y, x), no lungs found, so the whole scan is searched"
-    litres = volume.lungs.sum() * np.prod(volume.grid.spacing_mm) * 1e-6
-    return f"{shape} voxels (z, y, x), {litres:.1f} l of lung"
+    return f"{shape} voxels (z, y, x), {scan.lung_litres:.1f} l of lung"
 
 
 def main() -> None:

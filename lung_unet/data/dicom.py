@@ -20,7 +20,7 @@ from lung_unet.data.dicom_header import Header
 from lung_unet.data.dicom_series import ct_slices, fault, in_two_folders, read_volume, series_in
 from lung_unet.data.images import check_chest, hounsfield
 from lung_unet.data.luna16 import MIN_READERS, Match
-from lung_unet.data.lungs import segment_lungs
+from lung_unet.data.lungs import scan_with_lungs
 from lung_unet.data.patients import subset_of
 from lung_unet.data.scan import Scan
 from lung_unet.data.spheres import ignored
@@ -116,7 +116,7 @@ class Dicom:
         check_chest(folder, hu)
         marks = lidc.read_marks(self.outlines[series_uid])[series_uid]
         findings = tuple(ignored(lidc.findings(marks, grid, self.min_readers), grid))
-        return Scan(series_uid, grid, hu, segment_lungs(hu, grid), "computed", findings), []
+        return scan_with_lungs(series_uid, grid, hu, findings), []
 
     def fingerprint(self, series_uid: str) -> str:
         """A hash that changes when anything the scan is read from changes."""

@@ -24,7 +24,7 @@ from scipy import ndimage
 from lung_unet.data.geometry import check_same_grid
 from lung_unet.data.images import check_chest, hounsfield, read_image
 from lung_unet.data.luna16 import Match
-from lung_unet.data.lungs import LEFT, segment_lungs
+from lung_unet.data.lungs import LEFT, scan_with_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import patient_key
 from lung_unet.data.scan import ALL_READERS, IGNORE, READERS, Finding, Grid, Scan
@@ -93,9 +93,11 @@ class ImageFolder:
         check_chest(path, hu)
         findings = findings_of(_read_mask(self.labels[series_uid], grid, path), grid)
         if series_uid in self.lungs:
-            lungs = _read_mask(self.lungs[series_uid], grid, path).astype(bool) * np.uint8(LEFT)
-            return Scan(series_uid, grid, hu, lungs, "lungs", findings), []
-        return Scan(series_uid, grid, hu, segment_lungs(hu, grid), "computed", findings), []
+            mask = _read_mask(self.lungs[series_uid], grid, path).astype(bool) * np.uint8(LEFT)
+            return scan_with_lungs(
+                series_uid, grid, hu, findings, mask=mask, source="lungs", sides_known=False
+            ), []
+        return scan_with_lungs(series_uid, grid, hu, findings), []
 
     def fingerprint(self, series_uid: str) -> str:
         """A hash that changes when anything the scan is read from changes."""

@@ -11,7 +11,7 @@ from rich.progress import track
 from lung_unet.data.dicom_header import Header
 from lung_unet.data.dicom_series import ct_slices, in_two_folders, read_volume, series_in
 from lung_unet.data.images import SUFFIXES, check_chest, hounsfield, read_image
-from lung_unet.data.lungs import segment_lungs
+from lung_unet.data.lungs import scan_with_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.scan import Scan
 from lung_unet.errors import InputError
@@ -108,7 +108,7 @@ def read_input(source: Input) -> Scan:
         array, grid = read_image(source.path)
     hu = hounsfield(array, source)
     check_chest(source, hu)
-    return Scan(source.series_uid, grid, hu, segment_lungs(hu, grid))
+    return scan_with_lungs(source.series_uid, grid, hu)
 
 
 def _series_below(

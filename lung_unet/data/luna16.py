@@ -19,7 +19,7 @@ import numpy as np
 from lung_unet.data import lidc, tables
 from lung_unet.data.geometry import check_same_grid
 from lung_unet.data.images import hounsfield, read_image
-from lung_unet.data.lungs import LEFT, RIGHT, segment_lungs
+from lung_unet.data.lungs import LEFT, RIGHT, scan_with_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import read_patients, together
 from lung_unet.data.scan import Finding, Grid, Scan
@@ -121,14 +121,16 @@ class Luna16:
         path = self.paths[series_uid]
         array, grid = read_image(path)
         hu = hounsfield(array, path)
-        lungs, source = self._lungs(series_uid, grid, hu)
+        mask = self._lungs(series_uid, grid)
         findings, matches = self._findings(series_uid, grid)
-        return Scan(series_uid, grid, hu, lungs, source, findings), matches
+        source = "computed" if mask is None else "seg-lungs-LUNA16"
+        return scan_with_lungs(series_uid, grid, hu, findings, mask=mask, source=source), matches
 
-    def _lungs(self, series_uid: str, grid: Grid, hu: np.ndarray) -> tuple[np.ndarray, str]:
+    def _lungs(self, series_uid: str, grid: Grid) -> np.ndarray | None:
+        """The mask that came with the scan, if one did."""
         path = self.root / "seg-lungs-LUNA16" / f"{series_uid}.mhd"
         if not path.is_file():
-            return segment_lungs(hu, grid), "computed"
+            return None
         mask, own = read_image(path)
         check_same_grid(path, own, self.paths[series_uid], grid, LUNGS_OFF_GRID)
         lungs = hounsfield(mask, path).astype(np.uint8)
@@ -137,7 +139,7 @@ class Luna16:
                 f"{path}: holds {np.unique(lungs[lungs > 0]).tolist()} but no lungs, which LUNA16 "
                 f"numbers {RIGHT} and {LEFT}; number them so, or remove it to have them found"
             )
-        return lungs, "seg-lungs-LUNA16"
+        return lungs
 
     def _findings(self, series_uid: str, grid: Grid) -> tuple[tuple[Finding, ...], list[Match]]:
         findings: list[Finding] = []

@@ -1,65 +1,191 @@
-"""Lungs of a chest CT where no mask came with it.
+"""Lungs of a chest CT: found, where no mask came with the scan, and checked in any case.
 
-Air that is not outside the body, the two largest parts, closed so that vessels and nodules at the
-pleura belong to them: the classical scheme of Hu et al. 2001 (IEEE TMI 20(6)), on a coarse grid
-since it only crops, draws background and skips windows.
+Air inside the body, without gas of the bowel, closed so that vessels and nodules at the pleura
+belong to it: the scheme of Hu et al. 2001 (IEEE TMI 20(6)), on a coarse grid since it only crops,
+draws background and skips windows. What is skipped for a wrong mask is a nodule lost, so a mask
+that is not plausible restricts nothing: the whole body is searched, and the scan says so.
 """
+
+import dataclasses
 
 import cc3d
 import numpy as np
 from scipy import ndimage
 
-from lung_unet.data.resample import axis_weights, resample
-from lung_unet.data.scan import Grid
+from lung_unet.data.body import CROSS, GAS_BELOW_HU, Coarse, coarsen, find_body
+from lung_unet.data.midline import LEFT, RIGHT, find_midline, tell_apart
+from lung_unet.data.scan import Finding, Grid, Midline, Scan
 
 COARSE_MM = 3.0
-AIR_BELOW_HU = -400
-LEFT, RIGHT = 3, 4  # LUNA16's codes; x grows to the patient's left
-MIN_LITRES = 0.3
-IN_PLANE = np.pad(ndimage.generate_binary_structure(2, 1)[None], ((1, 1), (0, 0), (0, 0)))
+CHECK_MM = 5.0  # to check a mask that is there
+MIN_LITRES = 0.3  # in a scan of MIN_HEIGHT_MM or more
+MIN_HEIGHT_MM = 100.0
+MAX_LITRES = 11.0
+CLOSE_MM = 9.0  # closes gaps of twice that
+LARGE = 0.25  # a part is lung whatever its density from this share of the largest part on
+SMALL = 0.02  # a part is lung, if it is as dense as lung, from this share on
+LEFT_OUT = 0.2  # air in the body besides the lungs, at their height, as a share of them
+LESSER = 0.2  # the smaller lung's share of both
+COVERED = 0.8  # of the lungs that are seen, by a mask that came with the scan
+WHOLE_BODY = "the whole body is searched"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Found:
+    """Lungs on a coarse grid, and why they may be wrong."""
+
+    codes: np.ndarray  # uint8 (z, y, x), LUNA16's
+    body: np.ndarray  # bool
+    midline: Midline | None  # in mm from the grid's first corner
+    sides_known: bool
+    doubts: tuple[str, ...]
 
 
 def segment_lungs(hu: np.ndarray, grid: Grid) -> np.ndarray:
     """uint8 (z, y, x): 3 the left lung, 4 the right, 0 elsewhere; all 0 where no lung is found.
 
-    `hu` is int16 (z, y, x) on `grid`, turned in any way.
+    `hu` is int16 (z, y, x) on `grid`, turned in any way. See `scan_with_lungs` for whether they are
+    plausible.
+    """
+    return scan_with_lungs("", grid, hu).lungs
+
+
+def scan_with_lungs(
+    series_uid: str,
+    grid: Grid,
+    hu: np.ndarray,
+    findings: tuple[Finding, ...] = (),
+    warnings: tuple[str, ...] = (),
+    mask: np.ndarray | None = None,
+    source: str = "computed",
+    sides_known: bool = True,
+) -> Scan:
+    """The scan with its lungs: found, or those of `mask` (uint8, LUNA16's codes), then checked.
+
+    Where they are not plausible, the scan has a `body` and a warning that says why.
+    `sides_known` says whether grid and mask tell left from right.
     """
     lps, axes, flips = grid.to_lps()
-    return _segment(hu.transpose(axes)[flips], lps.spacing_mm)[flips].transpose(np.argsort(axes))
+
+    def back(array: np.ndarray) -> np.ndarray:
+        return array[flips].transpose(np.argsort(axes))
+
+    turned = hu.transpose(axes)[flips]
+    coarse = coarsen(turned, lps.spacing_mm, COARSE_MM if mask is None else CHECK_MM)
+    found = _find(coarse)
+    if mask is None:
+        lungs, doubts = back(coarse.upsample(found.codes)), found.doubts
+        sides_known &= found.sides_known
+    else:
+        lungs, doubts = mask, _doubts_of_mask(mask.transpose(axes)[flips], coarse, found)
+    midline = found.midline if sides_known else None
+    if midline is not None:  # from the corner of the scan to the world
+        at = lps.to_world(midline.at_mm / lps.spacing_mm - 0.5)
+        midline = Midline(at, lps.direction @ midline.left)
+    body = None
+    if doubts:
+        body = back(coarse.upsample(found.body)) if found.body.any() else np.ones(hu.shape, bool)
+        warnings = (*warnings, f"{', '.join(doubts)}, so {WHOLE_BODY}")
+    return Scan(series_uid, grid, hu, lungs, source, findings, warnings, body, midline, sides_known)
 
 
-def _segment(hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
-    size = np.array(hu.shape)
-    coarse_size = np.maximum(1, np.rint(size * spacing_mm / COARSE_MM)).astype(int)
-    step = size / coarse_size
-    weights = [
-        axis_weights(n, m, 0.5 * s - 0.5, s)
-        for n, m, s in zip(size, coarse_size, step, strict=True)
+def _find(coarse: Coarse) -> _Found:
+    body = find_body(coarse)
+    air = coarse.air & body
+    accepted, rest = _lung_parts(coarse, air)
+    litres = coarse.litres(accepted)
+    height_mm = coarse.hu.shape[0] * coarse.spacing_mm[0]
+    if litres < MIN_LITRES * min(1, height_mm / MIN_HEIGHT_MM):
+        midline = find_midline(coarse, body, _slices_of(body))
+        nothing = np.zeros(body.shape, np.uint8)
+        return _Found(nothing, body, midline, midline is not None, ("no lungs were found",))
+    levels = _slices_of(accepted)
+    midline = find_midline(coarse, body, levels)
+    codes, midline = tell_apart(accepted, coarse.spacing_mm, midline)
+    codes = _closed(codes, coarse)
+    doubts = []
+    total = coarse.litres(codes)
+    if total > MAX_LITRES:
+        doubts.append(f"the {total:.1f} l of lung found are too many")
+    left_out = (rest & levels[:, None, None] & (codes == 0)).sum() / accepted.sum()
+    if left_out > LEFT_OUT:
+        doubts.append(f"air of {left_out:.0%} of the lungs' volume is in the body beside them")
+    if midline is None:
+        doubts.append("the left and the right lung cannot be told apart")
+    else:
+        doubts += _unequal(codes)
+    return _Found(codes, body, midline, midline is not None, tuple(doubts))
+
+
+def _slices_of(mask: np.ndarray) -> np.ndarray:
+    """bool (z,): slices that hold some of a mask (z, y, x)."""
+    return np.asarray(mask.any((1, 2)))
+
+
+def _unequal(codes: np.ndarray) -> list[str]:
+    left, right = (int(np.count_nonzero(codes == code)) for code in (LEFT, RIGHT))
+    share = min(left, right) / max(1, left + right)
+    if share >= LESSER:
+        return []
+    return [
+        f"the {'left' if left < right else 'right'} lung is only {share:.0%} of the lungs found"
     ]
-    coarse = resample(hu, tuple(weights))
-    air = coarse < AIR_BELOW_HU
-    # Slice by slice, since a scan may end in slices of nothing, which would join lungs and outside.
-    labels, _ = ndimage.label(air, IN_PLANE)
-    sides = (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1])
-    outside = np.unique(np.concatenate([side.ravel() for side in sides]))
-    inner = ndimage.binary_opening(air & ~np.isin(labels, outside))  # parts lungs from airways
-    parts, count = cc3d.connected_components(inner, connectivity=6, return_N=True)
-    volumes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
-    litres = volumes * COARSE_MM**3 * 1e-6
-    largest = [i for i in np.argsort(litres)[::-1][:2] if litres[i] > 0.1 * litres.max(initial=0)]
-    if litres[largest].sum() < MIN_LITRES:
-        return np.zeros(hu.shape, np.uint8)
-    lung = np.isin(parts, np.array(largest) + 1)
-    radius = 3  # closes 18 mm gaps at most
-    padded = np.pad(lung, radius)
-    ball = ndimage.iterate_structure(ndimage.generate_binary_structure(3, 1), radius)
-    closed = ndimage.binary_closing(padded, ball)[radius:-radius, radius:-radius, radius:-radius]
-    closed = np.stack([ndimage.binary_fill_holes(plane) for plane in closed])
-    columns = np.flatnonzero(closed.any((0, 1)))
-    left = np.arange(closed.shape[2]) > columns.mean()
-    code = (closed * np.where(left, LEFT, RIGHT)).astype(np.uint8)
-    nearest = [
-        np.minimum(((np.arange(n) + 0.5) / s).astype(int), m - 1)
-        for n, m, s in zip(size, coarse_size, step, strict=True)
-    ]
-    return code[np.ix_(*nearest)]
+
+
+def _lung_parts(coarse: Coarse, air: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(lung, rest), bool: the connected parts of the air in the body that are lung, and the others.
+
+    Gas of bowel and stomach, and the trachea, are less dense than lung, or lie below it.
+    """
+    padded = np.pad(air, 1, mode="edge")  # lungs may go on beyond the scan
+    core = ndimage.binary_erosion(padded, CROSS)
+    opened = (
+        ndimage.binary_dilation(core, CROSS)[1:-1, 1:-1, 1:-1] & air
+    )  # parts lungs from airways
+    core = core[1:-1, 1:-1, 1:-1]
+    parts, count = cc3d.connected_components(opened, connectivity=6, return_N=True)
+    if not count:
+        return opened, air
+    voxels = np.bincount(parts.ravel(), minlength=count + 1)
+    voxels[0] = 0
+    inside = np.bincount(parts[core], minlength=count + 1)
+    mean = np.bincount(parts[core], coarse.hu[core], count + 1) / np.maximum(inside, 1)
+    share = voxels / voxels.max()
+    lung = share >= LARGE
+    heights = np.nonzero(lung[parts])[0]
+    lowest, highest = np.percentile(heights, (15, 100))
+    z = np.arange(len(air))
+    slices = np.stack([np.bincount(p.ravel(), minlength=count + 1) for p in parts])
+    middle = (z @ slices) / np.maximum(voxels, 1)
+    lung |= (share >= SMALL) & (mean > GAS_BELOW_HU) & (middle >= lowest) & (middle <= highest)
+    lung[0] = False
+    mask = lung[parts]
+    return mask, opened & ~mask
+
+
+def _closed(codes: np.ndarray, coarse: Coarse) -> np.ndarray:
+    """Each lung with the gaps that vessels and nodules leave, in 3D and slice by slice."""
+    radius = max(1, round(CLOSE_MM / coarse.spacing_mm[1]))
+    ball = ndimage.iterate_structure(CROSS, radius)
+    out = codes.copy()
+    for code in (LEFT, RIGHT):
+        (box,) = ndimage.find_objects((codes == code).view(np.uint8)) or (None,)
+        if box is None:
+            continue
+        padded = np.pad(codes[box] == code, radius)
+        closed = ndimage.binary_closing(padded, ball)[(slice(radius, -radius),) * 3]
+        closed = np.stack([ndimage.binary_fill_holes(plane) for plane in closed])
+        out[box][closed & (out[box] == 0)] = code
+    return out
+
+
+def _doubts_of_mask(mask: np.ndarray, coarse: Coarse, found: _Found) -> tuple[str, ...]:
+    """Why a mask that came with the scan, in LPS, may be wrong, by what is seen of the lungs."""
+    lungs = (mask == LEFT) | (mask == RIGHT)
+    if not lungs.any():
+        return ("the lung mask is empty",)
+    seen = coarse.upsample(found.codes) > 0
+    share = float((lungs & seen).sum() / max(1, seen.sum()))
+    if seen.any() and not found.doubts and share < COVERED:
+        return (f"the lung mask covers only {share:.0%} of the lungs that are seen",)
+    return ()

@@ -140,11 +140,15 @@ def block_of(hu: np.ndarray, labels: np.ndarray, centre: np.ndarray | None) -> B
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScanRecord:
-    """A whole scan for evaluation: the volume, and its findings on the scan's own grid."""
+    """A whole scan for evaluation: the volume, and its findings on the scan's own grid.
+
+    `warnings` are those of `Scan`.
+    """
 
     series_uid: str
     volume: Volume
     findings: tuple[Finding, ...]
+    warnings: tuple[str, ...] = ()
 
     def ignored(self) -> np.ndarray:
         """bool (z, y, x) on the scan's own grid: what no metric counts."""
@@ -165,6 +169,8 @@ class ScanRecord:
             "grid": self.volume.grid.to_json(),
             "source": self.volume.source.to_json(),
             "findings": findings,
+            "whole_body": self.volume.whole_body,
+            "warnings": self.warnings,
         }
         return encode(header, arrays)
 
@@ -178,5 +184,6 @@ class ScanRecord:
                     reader_bits=arrays[f"readers{i}"])
             for i, f in enumerate(header["findings"])
         )  # fmt: skip
-        volume = Volume(arrays["hu"], lungs.view(bool), grid, Grid.from_json(header["source"]))
-        return cls(header["series_uid"], volume, findings)
+        source = Grid.from_json(header["source"])
+        volume = Volume(arrays["hu"], lungs.view(bool), grid, source, header["whole_body"])
+        return cls(header["series_uid"], volume, findings, tuple(header["warnings"]))

@@ -120,10 +120,24 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Midline:
+    """The plane between the left and the right half of a patient. Positions are z, y, x."""
+
+    at_mm: np.ndarray  # (3,) a point of it
+    left: np.ndarray  # (3,) unit vector, to the patient's left
+
+    def left_mm(self, points_mm: ArrayLike) -> np.ndarray:
+        """How far points (..., 3) lie on its left side; negative on its right."""
+        return np.asarray((np.asarray(points_mm) - self.at_mm) @ self.left)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Scan:
     """A CT on its own grid. All arrays are (z, y, x) of `grid.shape`.
 
     `warnings` are short clauses, without the file's name, of what a reader guessed or left out.
+    `body` is the patient, and is given where no plausible lungs are known: it is searched whole.
+    Where `sides_known` is false, the codes of `lungs` do not tell left from right.
     """
 
     series_uid: str
@@ -133,6 +147,9 @@ class Scan:
     lungs_source: str = "computed"  # or the file that gave them
     findings: tuple[Finding, ...] = ()
     warnings: tuple[str, ...] = ()
+    body: np.ndarray | None = None  # bool
+    midline: Midline | None = None  # where it is known
+    sides_known: bool = True
 
     @property
     def spacing_mm(self) -> np.ndarray:
@@ -141,6 +158,16 @@ class Scan:
     @property
     def origin_mm(self) -> np.ndarray:
         return self.grid.origin_mm
+
+    @property
+    def searched(self) -> np.ndarray:
+        """bool: where nodules are looked for: the lungs, or the body; nowhere without either."""
+        return (self.lungs == 3) | (self.lungs == 4) if self.body is None else self.body
+
+    @property
+    def lung_litres(self) -> float:
+        voxels = np.count_nonzero((self.lungs == 3) | (self.lungs == 4))
+        return float(voxels * np.prod(self.spacing_mm) * 1e-6)
 
     @property
     def votes(self) -> np.ndarray:

@@ -28,9 +28,9 @@ from lung_unet.files import write_text
 MANIFEST = "manifest.json"
 KINDS = ("nodule", "background", "scan")
 MIN_LUNG = 0.05  # of a background block
-FORMAT = 7  # of what is stored; a folder of another cannot be read
+FORMAT = 8  # of what is stored; a folder of another cannot be read
 PERCENTILES = (0.5, 50.0, 99.5)  # of a nodule's HU, as nnU-Net's fingerprint
-NO_LUNGS = "none found, the whole scan is used"
+NO_LUNGS = "not plausible, the whole body is used"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def prepare_scan(
     records: dict[str, Iterable[Block | ScanRecord]] = {  # blocks one by one: they are large
         "nodule": nodule_blocks(volume.hu, labels, centres, settings, rng),
         "background": lung_blocks(volume.hu, labels, volume.lungs, settings),
-        "scan": [ScanRecord(name, volume, scan.findings)],
+        "scan": [ScanRecord(name, volume, scan.findings, scan.warnings)],
     }
     if entry_path.exists():  # neither it nor the manifest vouches for shards that change now
         (out / MANIFEST).unlink(missing_ok=True)
@@ -103,14 +103,18 @@ def prepare_scan(
             "records": count,
         }
     inside, source = volume.hu[volume.lungs], scan.grid.to_lps()[0]
+    litres = scan.lung_litres
+    if not volume.whole_body:  # as it is stored
+        litres = float(volume.lungs.sum() * settings.spacing_mm**3 * 1e-6)
     entry = {
         "series_uid": name,
         "subset": dataset.subsets[series_uid],
         "source_shape": list(source.shape),
         "source_spacing_mm": [round(float(v), 6) for v in source.spacing_mm],
         "shape": list(volume.grid.shape),
-        "lungs": scan.lungs_source if scan.lungs.any() else NO_LUNGS,
-        "lung_litres": round(float(volume.lungs.sum() * settings.spacing_mm**3 * 1e-6), 3),
+        "lungs": NO_LUNGS if volume.whole_body else scan.lungs_source,
+        "lung_litres": round(litres, 3),
+        "warnings": list(scan.warnings),
         "hu_mean": round(float(inside.mean()), 2),
         "hu_std": round(float(inside.std()), 2),
         "foreground": foreground(scan),

@@ -14,13 +14,15 @@ AIR_HU = -1024  # what lies beyond a scan
 class Volume:
     """The lungs of one scan. `hu` int16 and `lungs` bool are (z, y, x) of `grid`, which is LPS.
 
-    `source` is the grid of the scan it was made from.
+    `source` is the grid of the scan it was made from. Where `whole_body` is true no plausible lungs
+    are known, and `lungs` is the body, which is searched whole.
     """
 
     hu: np.ndarray
     lungs: np.ndarray
     grid: Grid
     source: Grid
+    whole_body: bool = False
 
 
 def weights_between(source: Grid, target: Grid, antialias: bool = True) -> tuple[np.ndarray, ...]:
@@ -44,21 +46,21 @@ def bounds(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def crop_to_lungs(scan: Scan, margin_mm: float) -> Volume:
-    """The scan's own voxels, cropped to its lungs plus a margin; whole where it has no lungs."""
+    """The scan's own voxels, cropped to its lungs plus a margin, or to its body; see `Volume`."""
     grid, axes, flips = scan.grid.to_lps()
-    hu, lungs = (array.transpose(axes)[flips] for array in (scan.hu, scan.lungs))
-    lungs = (lungs == 3) | (lungs == 4)
+    hu, lungs = (array.transpose(axes)[flips] for array in (scan.hu, scan.searched))
     if not lungs.any():
-        return Volume(hu, np.ones(grid.shape, bool), grid, scan.grid)
+        return Volume(hu, np.ones(grid.shape, bool), grid, scan.grid, whole_body=True)
     margin = np.ceil(margin_mm / grid.spacing_mm).astype(int)
     first, last = bounds(lungs)
     low, high = np.maximum(0, first - margin), np.minimum(grid.shape, last + margin)
     box = tuple(map(slice, low, high))
-    return Volume(hu[box], lungs[box], grid.crop(low, high), scan.grid)
+    whole_body = scan.body is not None
+    return Volume(hu[box], lungs[box], grid.crop(low, high), scan.grid, whole_body)
 
 
 def make_volume(scan: Scan, spacing_mm: float, margin_mm: float) -> Volume:
-    """The scan cropped to its lungs plus a margin, isotropic; whole where it has no lungs."""
+    """The scan cropped to its lungs plus a margin, or to its body, isotropic; see `Volume`."""
     near = crop_to_lungs(scan, margin_mm)
     extent_mm = np.array(near.grid.shape) * near.grid.spacing_mm
     shape = np.maximum(1, np.rint(extent_mm / spacing_mm)).astype(int)
@@ -76,6 +78,7 @@ def make_volume(scan: Scan, spacing_mm: float, margin_mm: float) -> Volume:
         take_nearest(near.lungs, weights),
         target,
         scan.grid,
+        near.whole_body,
     )
 
 

@@ -10,7 +10,7 @@ from lung_unet.data.volume import Volume, onto_source
 from lung_unet.evaluation.froc import MAX_MARKS
 
 NEAR_MM = 10.0  # a nodule at the pleura may lie beside what counts as lung
-VERSION = 3  # raised where the same probabilities give other candidates
+VERSION = 4  # raised where the same probabilities give other candidates
 EPSILON = 2.0**-24  # from 1 to the float32 below it
 
 
@@ -33,21 +33,27 @@ def find_candidates(
 
     Left out is what lies further than NEAR_MM from the lungs, in bones or on the skin.
     """
+    return find_regions(probability, volume, threshold, min_diameter_mm)[0]
+
+
+def find_regions(
+    probability: np.ndarray, volume: Volume, threshold: float, min_diameter_mm: float
+) -> tuple[list[Candidate], list[Candidate]]:
+    """(candidates, others): as `find_candidates`, and the regions that it leaves out."""
     grid = volume.grid
     reach = np.ceil(NEAR_MM / grid.spacing_mm).astype(int)
     labels = cc3d.connected_components(probability > threshold, connectivity=26)
     statistics = cc3d.statistics(labels)
     volume_mm3 = statistics["voxel_counts"] * np.prod(grid.spacing_mm)
     diameters = 2 * (3 * volume_mm3 / (4 * np.pi)) ** (1 / 3)
-    candidates = []
+    near: list[Candidate] = []
+    far: list[Candidate] = []
     for label in 1 + np.flatnonzero(diameters[1:] >= min_diameter_mm):
         box = statistics["bounding_boxes"][label]
-        if not volume.lungs[grown(box, reach)].any():
-            continue
         mask = labels[box] == label
         values = probability[box][mask]
         middle = np.average(np.argwhere(mask), 0, values) + [s.start for s in box]
-        candidates.append(
+        (near if volume.lungs[grown(box, reach)].any() else far).append(
             Candidate(
                 grid.to_world(middle),
                 float(diameters[label]),
@@ -57,7 +63,9 @@ def find_candidates(
                 mask,
             )
         )
-    return sorted(candidates, key=lambda c: -c.probability)
+    for candidates in (near, far):
+        candidates.sort(key=lambda c: -c.probability)
+    return near, far
 
 
 def _mean_by_logit(probability: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from lung_unet.data.volume import Volume, onto_source
 from lung_unet.evaluation.candidates import (
     NEAR_MM,
     Candidate,
-    find_candidates,
+    find_regions,
     grown,
     mask_on_source,
 )
@@ -20,6 +20,7 @@ from lung_unet.evaluation.judge import SecondStage
 from lung_unet.evaluation.operating_point import OperatingPoint
 from lung_unet.evaluation.second_stage import Opinion
 
+SURE_MM = 20.0  # from the midline: a side is known where lungs are not
 DRAWN = 50  # findings of a scan, the most probable: a model hardly trained finds thousands
 
 
@@ -32,19 +33,23 @@ class Detection:
     diameter_mm: float  # of the sphere of equal volume, on the model's grid
     volume_mm3: float  # of its voxels on the scan's own grid
     probability: float  # of the region, see Candidate
-    lung: str | None  # "left", "right" or "outside"; None where no lungs were found in the scan
+    lung: str  # "left", "right", "outside" of the lungs, or "unknown"
     opinion: Opinion | None = None  # of the second stage, if there is one
     looked_at: bytes | None = None  # a PNG of what that looked at, of those that are drawn
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prediction:
-    """What was found in a scan, most probable first. Arrays are (z, y, x) of the scan's grid."""
+    """What was found in a scan, most probable first. Arrays are (z, y, x) of the scan's grid.
+
+    `outside` is what the model found too far from the lungs to be a finding; `labels` lack it.
+    """
 
     scan: Scan
     probability: np.ndarray  # uint8, 255 stands for 1; 0 where the model did not look
     labels: np.ndarray  # uint16: 1 in the voxels of the first finding, and so on; 0 elsewhere
     detections: list[Detection]
+    outside: list[Detection] = dataclasses.field(default_factory=list)
 
 
 def predict_scan(
@@ -59,13 +64,31 @@ def predict_scan(
     probability = np.zeros(scan.grid.shape, np.uint8)
     low, part = onto_source(values, volume.grid, scan.grid)
     probability[_box(low, low + part.shape)] = np.rint(np.multiply(part, 255, out=part), out=part)
-    regions = find_candidates(values, volume, point.threshold, point.min_diameter_mm)
-    opinions: list[Opinion] = []
+    near, far = find_regions(values, volume, point.threshold, point.min_diameter_mm)
+    labels, detections = _detect(near, values, scan, volume, point, second)
+    outside = _detect(far, values, scan, volume, point, second)[1] if far else []
+    if second:
+        pictures = [second.picture(volume, d.centre_mm, large=True) for d in detections[:DRAWN]]
+        detections = [
+            dataclasses.replace(d, looked_at=picture)
+            for d, picture in zip_longest(detections, pictures)
+        ]
+    return Prediction(scan, probability, labels, detections, outside)
+
+
+def _detect(
+    regions: list[Candidate],
+    values: np.ndarray,
+    scan: Scan,
+    volume: Volume,
+    point: OperatingPoint,
+    second: SecondStage | None,
+) -> tuple[np.ndarray, list[Detection]]:
+    """Those of the regions that are findings: (labels on the scan's grid, detections)."""
+    candidates, opinions = point.findings(regions), None
     if second:
         judged = second.findings(volume, regions, point)
         candidates, opinions = [c for c, _ in judged], [o for _, o in judged]
-    else:
-        candidates = point.findings(regions)
     labels, boxes = label_candidates(candidates, values, volume, point.threshold)
     detections = [
         Detection(
@@ -75,16 +98,11 @@ def predict_scan(
             volume_mm3=float((labels[box] == number).sum() * np.prod(scan.spacing_mm)),
             probability=c.probability,
             lung=lung_of(labels[box] == number, box, scan),
+            opinion=opinions[number - 1] if opinions else None,
         )
         for number, (c, box) in enumerate(zip(candidates, boxes, strict=True), 1)
     ]
-    if second:
-        pictures = [second.picture(volume, d.centre_mm, large=True) for d in detections[:DRAWN]]
-        detections = [
-            dataclasses.replace(d, opinion=o, looked_at=picture)
-            for d, o, picture in zip_longest(detections, opinions, pictures)
-        ]
-    return Prediction(scan, probability, labels, detections)
+    return labels, detections
 
 
 def label_candidates(
@@ -121,18 +139,30 @@ def label_candidates(
     return labels, boxes
 
 
-def lung_of(mask: np.ndarray, box: tuple[slice, ...], scan: Scan) -> str | None:
+def lung_of(mask: np.ndarray, box: tuple[slice, ...], scan: Scan) -> str:
     """The lung that most voxels of a finding lie in, or else that is near: see `Detection.lung`.
 
-    `mask` bool is of the scan's array [box]; the lungs have LUNA16's codes.
+    Where no plausible lungs are known, it is the side of the midline that a finding lies on, far
+    enough to be sure. `mask` bool is of the scan's array [box].
     """
+    if not scan.sides_known and scan.body is not None:
+        return "unknown"
     counts = np.bincount(scan.lungs[box][mask], minlength=RIGHT + 1)
     if not counts[LEFT] + counts[RIGHT]:
         reach = np.ceil(NEAR_MM / scan.spacing_mm).astype(int)
         counts = np.bincount(scan.lungs[grown(box, reach)].ravel(), minlength=RIGHT + 1)
     if counts[LEFT] + counts[RIGHT]:
-        return "left" if counts[LEFT] >= counts[RIGHT] else "right"
-    return "outside" if scan.lungs.any() else None
+        side = "left" if counts[LEFT] >= counts[RIGHT] else "right"
+        return side if scan.sides_known else "unknown"
+    if scan.body is None and scan.lungs.any():
+        return "outside"
+    if scan.midline is None or not mask.any():
+        return "unknown"
+    middle = np.argwhere(mask).mean(0) + [s.start for s in box]
+    left_mm = scan.midline.left_mm(scan.grid.to_world(middle))
+    if abs(left_mm) < SURE_MM:
+        return "unknown"
+    return "left" if left_mm > 0 else "right"
 
 
 def _box(low: np.ndarray, high: np.ndarray) -> tuple[slice, ...]:

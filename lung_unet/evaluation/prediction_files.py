@@ -3,7 +3,8 @@
 NAME_mask.nii.gz           uint8, 1 in a nodule, on the scan's own grid
 NAME_probability.nii.gz    nodule probability on that grid: stored in steps of 1/255, read as 0..1
 NAME_findings.csv          a row a finding, most probable first; begins with LUNA16's columns
-NAME_findings.json         the same, with what it was made with
+NAME_findings.json         the same, with what it was made with, what was wrong with the scan, and
+                           what the model found outside the lungs, which is in no other file
 NAME_finding_001.png       each finding in three planes, of the 50 most probable
 NAME_finding_001_why.png   the same planes of a finding: what the second stage looked at
 NAME_segmentation.dcm      for a DICOM series: a DICOM Segmentation, a segment a finding
@@ -26,6 +27,7 @@ from lung_unet.evaluation.prediction import DRAWN, Detection, Prediction
 from lung_unet.evaluation.second_stage import Opinion
 from lung_unet.files import atomic_path, write_text
 
+SIDES = {"left": "left lung", "right": "right lung", "unknown": "side unknown"}
 SECOND_STAGE = Opinion._fields  # columns more where there is one
 COLUMNS = (
     "seriesuid", "coordX", "coordY", "coordZ", "probability", "diameter_mm",
@@ -78,8 +80,13 @@ def write_prediction(
         if detection.looked_at:
             with atomic_path(output / f"{name}_finding_{number:03d}_why.png") as temporary:
                 temporary.write_bytes(detection.looked_at)
-    findings = [_as_json(number, d) for number, d in enumerate(prediction.detections, 1)]
-    found = {"series_uid": scan.series_uid, **made_with, "findings": findings}
+    found = {
+        "series_uid": scan.series_uid,
+        **made_with,
+        "warnings": list(scan.warnings),
+        "findings": _as_json(prediction.detections),
+        "outside_lungs": _as_json(prediction.outside),
+    }
     write_text(output / f"{name}_findings.json", json.dumps(found, indent=1))
 
 
@@ -91,23 +98,26 @@ def _write_table(
         writer.writerow(columns)
         for d in detections:
             row = (series_uid, *(f"{v:.3f}" for v in d.centre_mm[::-1]), f"{d.probability:.6f}")
-            row += (f"{d.diameter_mm:.2f}", f"{d.volume_mm3:.1f}", d.lung or "")
+            row += (f"{d.diameter_mm:.2f}", f"{d.volume_mm3:.1f}", d.lung)
             row += tuple(f"{v:.1f}" for v in d.centre_voxel[::-1])
             opinion = d.opinion or ()
             writer.writerow((*row, *("" if v is None else f"{v:.4f}" for v in opinion)))
 
 
-def _as_json(number: int, detection: Detection) -> dict:
-    return {
-        "number": number,
-        "centre_mm": [round(float(v), 3) for v in detection.centre_mm[::-1]],
-        "centre_voxel": [round(float(v), 1) for v in detection.centre_voxel[::-1]],
-        "diameter_mm": round(detection.diameter_mm, 2),
-        "volume_mm3": round(detection.volume_mm3, 1),
-        "probability": round(detection.probability, 6),
-        "lung": detection.lung,
-        **(detection.opinion._asdict() if detection.opinion else {}),
-    }
+def _as_json(detections: list[Detection]) -> list[dict]:
+    return [
+        {
+            "number": number,
+            "centre_mm": [round(float(v), 3) for v in d.centre_mm[::-1]],
+            "centre_voxel": [round(float(v), 1) for v in d.centre_voxel[::-1]],
+            "diameter_mm": round(d.diameter_mm, 2),
+            "volume_mm3": round(d.volume_mm3, 1),
+            "probability": round(d.probability, 6),
+            "lung": d.lung,
+            **(d.opinion._asdict() if d.opinion else {}),
+        }
+        for number, d in enumerate(detections, 1)
+    ]
 
 
 def _malignancy(detection: Detection) -> str:
@@ -121,11 +131,11 @@ def _draw_all(output: pathlib.Path, name: str, prediction: Prediction) -> None:
     hu, labels = (a.transpose(axes)[flips] for a in (scan.hu, prediction.labels))
     nothing = np.broadcast_to(np.False_, hu.shape)
     for number, detection in enumerate(prediction.detections[:DRAWN], 1):
-        side = detection.lung if detection.lung in (None, "outside") else f"{detection.lung} lung"
+        side = SIDES.get(detection.lung, detection.lung)
         case = crop_case(
             hu, nothing, labels, nothing, lps.spacing_mm, lps.to_voxel(detection.centre_mm),
             size_mm=max(64.0, 2 * detection.diameter_mm),
-            title=f"Finding {number}" + (f", {side}" if side else "") + _malignancy(detection),
+            title=f"Finding {number}, {side}{_malignancy(detection)}",
             kind="finding",
             dice=None,
             diameter_mm=detection.diameter_mm,

@@ -42,7 +42,10 @@ ELSEWHERE = (
     "second_stage",
 )  # fmt: skip
 HEADLINES = ("nodule_dice", "cpm", "cpm_of_both_stages", "found", "false_positives_per_scan")
-SCANS = ("series_uid", "dice", "precision", "recall", "iou", "nodules", "found", "false_positives")
+SCANS = (
+    "series_uid", "dice", "precision", "recall", "iou", "nodules", "found", "false_positives",
+    "searched", "warnings",
+)  # fmt: skip
 NODULES = (
     "series_uid", "diameter_mm", "texture", "dice", "hd95_mm", "found", "probability",
     "boundary_entropy", "boundary_spread",

@@ -20,7 +20,7 @@ from lung_unet.evaluation.pictures import draw_pictures
 from lung_unet.evaluation.uncertainty import boundary, regions_of
 from lung_unet.evaluation.voxel import NoduleScore, agreed, score
 
-VERSION = 2  # raised where something else is kept of a scan
+VERSION = 3  # raised where something else is kept of a scan
 
 
 def score_scan(
@@ -35,9 +35,10 @@ def score_scan(
     With a second stage, the mask's regions are those that both stages take for findings; the marks
     and their probability are the segmentation's all the same.
 
-    series_uid; voxels: what voxel.Counts holds; metrics: of the whole scan; false_positives:
-    predicted regions; nodules: of each, {"facts", "metrics"}; marks, included and excluded: rows as
-    FROC takes them; in_mask: of each mark; calibration: its bins; pictures: of pictures.Picture.
+    series_uid; searched: lungs or whole body; warnings: those of the scan; voxels: what
+    voxel.Counts holds; metrics: of the whole scan; false_positives: predicted regions; nodules:
+    of each, {"facts", "metrics"}; marks, included and excluded: rows as FROC takes them; in_mask:
+    of each mark; calibration: its bins; pictures: of pictures.Picture.
     """
     volume, readers = record.volume, agreement(config.data)
     probability, variance = with_variance(predictor, volume.hu, volume.lungs)
@@ -67,6 +68,8 @@ def score_scan(
     included, excluded = finding_rows(record.findings)
     return {
         "series_uid": record.series_uid,
+        "searched": "whole body" if volume.whole_body else "lungs",
+        "warnings": list(record.warnings),
         "voxels": dataclasses.asdict(result.counts),
         "metrics": result.metrics(),
         "false_positives": len(result.false_positives),

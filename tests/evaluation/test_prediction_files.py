@@ -27,7 +27,7 @@ def prediction(direction) -> Prediction:
     for number, probable in ((1, 0.9), (2, 0.7)):
         voxel = np.argwhere(labels == number).mean(0)
         volume = float((labels == number).sum() * 3.0)
-        centre, lung = grid.to_world(voxel), ("left", None)[number - 1]
+        centre, lung = grid.to_world(voxel), ("left", "unknown")[number - 1]
         detections.append(Detection(centre, voxel, 9.5, volume, probable, lung))
     hu = np.random.default_rng(0).integers(-900, -700, grid.shape).astype(np.int16)
     scan = Scan("1.2.3", grid, hu, np.zeros(grid.shape, np.uint8))
@@ -73,7 +73,7 @@ def test_tables_say_where_in_the_mask_each_finding_is(prediction, tmp_path):
         np.testing.assert_allclose([float(row[f"voxel{axis}"]) for axis in "XYZ"], [x, y, z])
         for name in ("probability", "diameter_mm", "volume_mm3"):
             assert float(row[name]) == finding[name] == pytest.approx(getattr(d, name))
-        assert finding["lung"] == d.lung and row["lung"] == (d.lung or "")
+        assert finding["lung"] == d.lung and row["lung"]
 
 
 def test_each_finding_is_drawn_with_its_outline(prediction, tmp_path):

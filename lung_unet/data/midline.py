@@ -1,0 +1,130 @@
+"""The left and the right of a patient: the midline, and which lung is which.
+
+Neither is taken from how far the lungs reach: where one of them is opaque, or cut by the field of
+view, the middle of what is left lies in the other.
+"""
+
+import cc3d
+import numpy as np
+from scipy import ndimage
+
+from lung_unet.data.body import CROSS, Coarse
+from lung_unet.data.scan import Midline
+
+LEFT, RIGHT = 3, 4  # LUNA16's codes; x grows to the patient's left
+BONE_ABOVE_HU = 160  # in voxels of 3 mm
+SPINE_MM = 14.0  # standard deviation of the blur that finds the spine
+MIN_BONE = 0.28  # share of bone in the spine, blurred so; ribs have less
+MAX_TILT = np.deg2rad(35)
+MAX_APART_MM = 45.0  # of the spine and the middle of the body
+TOUCHING = 4  # erosions, of a voxel each, that part lungs which touch
+CROSSING = 0.25  # share of a part beyond the midline from which on it is of both lungs
+
+
+def find_midline(coarse: Coarse, body: np.ndarray, levels: np.ndarray) -> Midline | None:
+    """The patient's midline, in mm from the first corner of the coarse grid.
+
+    `levels` bool (z,) are the slices to look at. It goes through the spine, or, where no spine is
+    seen, through the middle of the body, if both its sides are in the field of view. None where
+    neither is known, or where the two are far apart.
+    """
+    share = body[levels].mean(0) if levels.any() else np.zeros(body.shape[1:])
+    y, x = np.nonzero(share > 0.5)
+    if not len(x):
+        return None
+    ends = (share[:, 0] > 0.5).sum(), (share[:, -1] > 0.5).sum()
+    whole = max(ends) < 0.2 * (y.max() - y.min() + 1)
+    spine = _spine(coarse, share, levels)
+    if not whole and spine is None:
+        return None
+    tilt = _tilt(y, x) if whole else 0.0
+    left = np.array([0.0, np.sin(tilt), np.cos(tilt)])
+    middle = np.array([0.0, y.mean(), (x.min() + x.max()) / 2])
+    at = middle if spine is None else spine
+    apart_mm = (at - middle) * coarse.spacing_mm @ left
+    if whole and abs(apart_mm) > MAX_APART_MM:
+        return None
+    return Midline((at + 0.5) * coarse.spacing_mm, left)
+
+
+def _tilt(y: np.ndarray, x: np.ndarray) -> float:
+    """The angle by which the long axis of a cross-section, its pixels at y and x, is rotated."""
+    (yy, xy), (_, xx) = np.cov(y, x)
+    tilt = float(0.5 * np.arctan2(2 * xy, xx - yy))
+    return tilt if xx > 1.1 * yy and abs(tilt) < MAX_TILT else 0.0
+
+
+def _spine(coarse: Coarse, share: np.ndarray, levels: np.ndarray) -> np.ndarray | None:
+    """(0, y, x) of the spine: bone at the same place in most slices; None where none is seen."""
+    bone = (coarse.hu[levels] > BONE_ABOVE_HU) & ~coarse.outside[levels]
+    sigma = SPINE_MM / coarse.spacing_mm[1:]
+    dense = ndimage.gaussian_filter(bone.mean(0) * (share > 0.5), sigma)
+    rows = np.flatnonzero((share > 0.5).any(1))
+    dense[: (rows[0] + rows[-1]) // 2] = 0  # there lie heart and sternum
+    y, x = np.unravel_index(dense.argmax(), dense.shape)
+    room = np.ceil(sigma[1])
+    if dense[y, x] < MIN_BONE or not room <= x < share.shape[1] - room:
+        return None
+    return np.array([0.0, y, x])
+
+
+def tell_apart(
+    lung: np.ndarray, spacing_mm: np.ndarray, midline: Midline | None
+) -> tuple[np.ndarray, Midline | None]:
+    """(codes, midline): uint8, each lung with its code, and the midline, or the plane between them.
+
+    Lungs that touch, as at the anterior junction, are parted where they are thinnest. A part that
+    crosses the midline, as one lung does that fills the room of both, belongs to one side, unless
+    much of it is on either. Without a midline, two large parts beside each other are the lungs;
+    else the sides are unknown, and all is given the code of the left.
+    """
+    parts = _parted(lung)
+    numbers = np.unique(parts[parts > 0])
+    where = {n: (np.argwhere(parts == n) + 0.5) * spacing_mm for n in numbers}
+    if midline is None:
+        midline = _between(sorted(where.values(), key=len)[-2:])
+        if midline is None:
+            return lung * np.uint8(LEFT), None
+    codes = np.zeros(lung.shape, np.uint8)
+    for number in numbers:
+        own = midline.left_mm(where[number]) > 0
+        share = own.mean()
+        if min(share, 1 - share) < CROSSING:
+            own = np.full(len(own), share > 0.5)
+        codes[parts == number] = np.where(own, LEFT, RIGHT)
+    return codes, midline
+
+
+def _parted(lung: np.ndarray) -> np.ndarray:
+    """int (z, y, x): the lungs' parts, numbered from 1, those parted that touch in a thin place."""
+    parts = cc3d.connected_components(lung, connectivity=6)
+    volume = np.count_nonzero(lung)
+    core = np.pad(lung, 1, mode="edge")
+    for _ in range(TOUCHING):
+        core = ndimage.binary_erosion(core, CROSS, border_value=1)
+        cores, many = cc3d.connected_components(
+            core[1:-1, 1:-1, 1:-1], connectivity=6, return_N=True
+        )
+        sizes = np.bincount(cores.ravel(), minlength=many + 1)
+        large = 1 + np.flatnonzero(sizes[1:] > 0.1 * volume)
+        wholes = [parts[cores == n][0] for n in large]
+        if len(set(wholes)) < len(wholes):  # a part has come apart
+            seeds = np.where(np.isin(cores, large), cores, 0)
+            nearest = ndimage.distance_transform_edt(
+                seeds == 0, return_distances=False, return_indices=True
+            )
+            touched = np.isin(parts, wholes)
+            return np.where(touched, seeds[tuple(nearest)], np.where(lung, parts + many, 0))
+    return parts
+
+
+def _between(lungs: list[np.ndarray]) -> Midline | None:
+    """The plane between two lungs, their voxels (n, 3) in mm; None if they are not side by side."""
+    if len(lungs) < 2 or len(lungs[0]) < 0.3 * len(lungs[1]):
+        return None
+    right, left = sorted(lungs, key=lambda points: points[:, 2].mean())
+    inner = np.percentile(right[:, 2], 90), np.percentile(left[:, 2], 10)
+    if inner[0] > inner[1]:
+        return None
+    at = np.array([0.0, 0.0, (inner[0] + inner[1]) / 2])
+    return Midline(at, np.array([0.0, 0.0, 1.0]))
