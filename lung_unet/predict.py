@@ -81,6 +81,7 @@ def restore(
     Raises:
       InputError: something of it is missing or broken.
     """
+    from lung_unet.data import lungs
     from lung_unet.evaluation.candidates import VERSION
     from lung_unet.evaluation.operating_point import operating_point
     from lung_unet.evaluation.resume import member
@@ -96,7 +97,7 @@ def restore(
         "finding_threshold": point.finding_threshold,
     }
     identity: dict = {"members": ran, "point": vars(point), "backend": backend}
-    identity |= {"version": __version__, "candidates": VERSION}
+    identity |= {"version": __version__, "candidates": VERSION, "lungs": lungs.VERSION}
     second = open_second_stage(classifier, members[0]) if classifier else None
     if second:
         second = second.beside(ran, point)

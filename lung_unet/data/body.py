@@ -14,9 +14,10 @@ from lung_unet.data.resample import axis_weights, resample
 
 AIR_BELOW_HU = -400
 GAS_BELOW_HU = -960  # gas alone; lung, with its blood, is denser, also in emphysema
-WALL_HU = (-200, 200)  # so that neither foam nor bone decides alone
-FAT_BELOW_HU = -25  # the mean of what lies beneath skin; around lungs it is positive
+WALL = 0.3  # share of muscle and bone: 0.4 or more around lungs, 0.15 or less beneath the skin
 RANGE_HU = (-1024, 3071)  # values beyond are padding, or metal
+FEW_VOXELS = 80  # 2 ml; of a part of the air, without its surface
+REACH = 5  # voxels around such a part, to see its wall
 BLANK = 0.995  # share of a slice's pixels that have one value, or two, if it holds no image
 IN_PLANE = np.pad(ndimage.generate_binary_structure(2, 1)[None], ((1, 1), (0, 0), (0, 0)))
 CROSS = ndimage.generate_binary_structure(3, 1)
@@ -140,20 +141,23 @@ def _cut_lungs(coarse: np.ndarray, open_air: np.ndarray, padding: np.ndarray) ->
     foam and streaks can be as dense as lung, and a thin patient has little fat, so both must hold.
     """
     lung = np.zeros(coarse.shape, bool)
-    core = ndimage.binary_erosion(open_air | padding, CROSS, border_value=1) & open_air
-    parts, count = cc3d.connected_components(core, connectivity=6, return_N=True)
-    voxels = np.bincount(parts.ravel(), minlength=count + 1)
-    voxels[0] = 0
-    every = (slice(None, None, 2),) * 3  # at twice the spacing, a shell is quick to make
-    tissue = ((coarse >= AIR_BELOW_HU) & ~padding)[every]
-    for number in np.flatnonzero(voxels >= 0.01 * voxels.max(initial=1)):
-        own = parts == number
-        if number == 0 or np.median(coarse[own]) < GAS_BELOW_HU:
+    tissue = (coarse >= AIR_BELOW_HU) & ~padding
+    core = ndimage.binary_erosion(~tissue, CROSS, border_value=1) & open_air
+    parts = cc3d.connected_components(core, connectivity=6)
+    statistics = cc3d.statistics(parts)
+    for number in 1 + np.flatnonzero(statistics["voxel_counts"][1:] >= FEW_VOXELS):
+        box = tuple(
+            slice(max(0, s.start - REACH), s.stop + REACH)
+            for s in statistics["bounding_boxes"][number]
+        )
+        own = parts[box] == number
+        if np.median(coarse[box][own]) < GAS_BELOW_HU:
             continue
+        every = (slice(None, None, 2),) * 3  # at twice the spacing, what is near is quick to find
         near = ndimage.binary_dilation(own[every], CROSS)
-        wall = ndimage.binary_dilation(near, CROSS) & ~near & tissue
-        if wall.any() and np.clip(coarse[every][wall], *WALL_HU).mean() > FAT_BELOW_HU:
-            lung |= ndimage.binary_dilation(own, CROSS) & open_air
+        wall = ndimage.binary_dilation(near, CROSS) & ~near & tissue[box][every]
+        if wall.any() and (coarse[box][every][wall] > 0).mean() > WALL:
+            lung[box] |= ndimage.binary_dilation(own, CROSS) & open_air[box]
     return lung
 
 

@@ -16,6 +16,7 @@ from lung_unet.data.body import CROSS, GAS_BELOW_HU, Coarse, coarsen, find_body
 from lung_unet.data.midline import LEFT, RIGHT, find_midline, tell_apart
 from lung_unet.data.scan import Finding, Grid, Midline, Scan
 
+VERSION = 2  # raised where the same scan gives other lungs, or another place to search
 COARSE_MM = 3.0
 CHECK_MM = 5.0  # to check a mask that is there
 MIN_LITRES = 0.3  # in a scan of MIN_HEIGHT_MM or more
@@ -25,7 +26,8 @@ CLOSE_MM = 9.0  # closes gaps of twice that
 LARGE = 0.25  # a part is lung whatever its density from this share of the largest part on
 SMALL = 0.02  # a part is lung, if it is as dense as lung, from this share on
 LEFT_OUT = 0.2  # air in the body besides the lungs, at their height, as a share of them
-LESSER = 0.2  # the smaller lung's share of both
+LEFT_SHARE = (0.37, 0.57)  # of both lungs; some 0.41 to 0.48 in health
+ENDS_MM = 60.0  # between the lower, or upper, ends of the two lungs
 COVERED = 0.8  # of the lungs that are seen, by a mask that came with the scan
 WHOLE_BODY = "the whole body is searched"
 
@@ -113,7 +115,7 @@ def _find(coarse: Coarse) -> _Found:
     if midline is None:
         doubts.append("the left and the right lung cannot be told apart")
     else:
-        doubts += _unequal(codes)
+        doubts += _unequal(codes, coarse.spacing_mm[0])
     return _Found(codes, body, midline, midline is not None, tuple(doubts))
 
 
@@ -122,14 +124,17 @@ def _slices_of(mask: np.ndarray) -> np.ndarray:
     return np.asarray(mask.any((1, 2)))
 
 
-def _unequal(codes: np.ndarray) -> list[str]:
-    left, right = (int(np.count_nonzero(codes == code)) for code in (LEFT, RIGHT))
-    share = min(left, right) / max(1, left + right)
-    if share >= LESSER:
-        return []
-    return [
-        f"the {'left' if left < right else 'right'} lung is only {share:.0%} of the lungs found"
-    ]
+def _unequal(codes: np.ndarray, slice_mm: float) -> list[str]:
+    """How one lung falls short of the other: part of it may be opaque, and not be found."""
+    left, right = (np.count_nonzero(codes == code, (1, 2)) for code in (LEFT, RIGHT))
+    share = float(left.sum() / (left.sum() + right.sum()))
+    if share < LEFT_SHARE[0]:
+        return [f"the left lung is only {share:.0%} of the lungs found"]
+    if share > LEFT_SHARE[1]:
+        return [f"the right lung is only {1 - share:.0%} of the lungs found"]
+    ends = [np.searchsorted(np.cumsum(n) / n.sum(), (0.02, 0.98)) for n in (left, right)]
+    apart_mm = float(np.abs(np.subtract(*ends)).max() * slice_mm)
+    return [f"one lung ends {apart_mm:.0f} mm before the other"] if apart_mm > ENDS_MM else []
 
 
 def _lung_parts(coarse: Coarse, air: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ MIN_BONE = 0.28  # share of bone in the spine, blurred so; ribs have less
 MAX_TILT = np.deg2rad(35)
 MAX_APART_MM = 45.0  # of the spine and the middle of the body
 TOUCHING = 4  # erosions, of a voxel each, that part lungs which touch
+PIECE = 0.02  # share of a part from which on what comes off is a part of its own
 CROSSING = 0.25  # share of a part beyond the midline from which on it is of both lungs
 
 
@@ -78,44 +79,58 @@ def tell_apart(
     much of it is on either. Without a midline, two large parts beside each other are the lungs;
     else the sides are unknown, and all is given the code of the left.
     """
-    parts = _parted(lung)
-    numbers = np.unique(parts[parts > 0])
-    where = {n: (np.argwhere(parts == n) + 0.5) * spacing_mm for n in numbers}
+    total = int(np.count_nonzero(lung))
+
+    def of_both(voxels: np.ndarray) -> bool:
+        if midline is None:
+            return len(voxels) > 0.6 * total
+        return _crossing(voxels, spacing_mm, midline) > PIECE
+
+    labels = cc3d.connected_components(lung, connectivity=6)
+    waiting = [np.argwhere(labels == n) for n in range(1, int(labels.max(initial=0)) + 1)]
+    parts: list[np.ndarray] = []
+    while waiting:
+        part = waiting.pop()
+        pieces = _parted(part) if of_both(part) else [part]
+        (waiting if len(pieces) > 1 else parts).extend(pieces)
     if midline is None:
-        midline = _between(sorted(where.values(), key=len)[-2:])
+        midline = _between([(p + 0.5) * spacing_mm for p in sorted(parts, key=len)[-2:]])
         if midline is None:
             return lung * np.uint8(LEFT), None
     codes = np.zeros(lung.shape, np.uint8)
-    for number in numbers:
-        own = midline.left_mm(where[number]) > 0
-        share = own.mean()
-        if min(share, 1 - share) < CROSSING:
-            own = np.full(len(own), share > 0.5)
-        codes[parts == number] = np.where(own, LEFT, RIGHT)
+    for part in parts:
+        left = midline.left_mm((part + 0.5) * spacing_mm) > 0
+        if _crossing(part, spacing_mm, midline) < CROSSING:
+            left[:] = left.mean() > 0.5
+        codes[tuple(part.T)] = np.where(left, LEFT, RIGHT)
     return codes, midline
 
 
-def _parted(lung: np.ndarray) -> np.ndarray:
-    """int (z, y, x): the lungs' parts, numbered from 1, those parted that touch in a thin place."""
-    parts = cc3d.connected_components(lung, connectivity=6)
-    volume = np.count_nonzero(lung)
-    core = np.pad(lung, 1, mode="edge")
+def _crossing(voxels: np.ndarray, spacing_mm: np.ndarray, midline: Midline) -> float:
+    """The share of a part, its voxels (n, 3), on that side of the midline where less of it is."""
+    left = midline.left_mm((voxels + 0.5) * spacing_mm) > 0
+    share = float(np.count_nonzero(left) / len(voxels))
+    return min(share, 1 - share)
+
+
+def _parted(voxels: np.ndarray) -> list[np.ndarray]:
+    """A part, its voxels (n, 3), in pieces, where erosion leaves two or more; else as it is."""
+    low = voxels.min(0)
+    at = voxels - low
+    core = np.zeros(at.max(0) + 1, bool)
+    core[tuple(at.T)] = True
     for _ in range(TOUCHING):
         core = ndimage.binary_erosion(core, CROSS, border_value=1)
-        cores, many = cc3d.connected_components(
-            core[1:-1, 1:-1, 1:-1], connectivity=6, return_N=True
-        )
-        sizes = np.bincount(cores.ravel(), minlength=many + 1)
-        large = 1 + np.flatnonzero(sizes[1:] > 0.1 * volume)
-        wholes = [parts[cores == n][0] for n in large]
-        if len(set(wholes)) < len(wholes):  # a part has come apart
+        cores = cc3d.connected_components(core, connectivity=6)
+        large = np.flatnonzero(np.bincount(cores.ravel())[1:] > PIECE * len(voxels)) + 1
+        if len(large) > 1:
             seeds = np.where(np.isin(cores, large), cores, 0)
             nearest = ndimage.distance_transform_edt(
                 seeds == 0, return_distances=False, return_indices=True
             )
-            touched = np.isin(parts, wholes)
-            return np.where(touched, seeds[tuple(nearest)], np.where(lung, parts + many, 0))
-    return parts
+            piece = seeds[tuple(nearest)][tuple(at.T)]
+            return [voxels[piece == number] for number in large]
+    return [voxels]
 
 
 def _between(lungs: list[np.ndarray]) -> Midline | None:

@@ -142,27 +142,23 @@ def label_candidates(
 def lung_of(mask: np.ndarray, box: tuple[slice, ...], scan: Scan) -> str:
     """The lung that most voxels of a finding lie in, or else that is near: see `Detection.lung`.
 
-    Where no plausible lungs are known, it is the side of the midline that a finding lies on, far
-    enough to be sure. `mask` bool is of the scan's array [box].
+    Where no plausible lungs are known, it must lie well on that side of the midline too, or the
+    side is unknown. `mask` bool is of the scan's array [box].
     """
-    if not scan.sides_known and scan.body is not None:
-        return "unknown"
     counts = np.bincount(scan.lungs[box][mask], minlength=RIGHT + 1)
-    if not counts[LEFT] + counts[RIGHT]:
+    if not counts[LEFT] + counts[RIGHT] and scan.body is None:
         reach = np.ceil(NEAR_MM / scan.spacing_mm).astype(int)
         counts = np.bincount(scan.lungs[grown(box, reach)].ravel(), minlength=RIGHT + 1)
+    sides = set()
     if counts[LEFT] + counts[RIGHT]:
-        side = "left" if counts[LEFT] >= counts[RIGHT] else "right"
-        return side if scan.sides_known else "unknown"
-    if scan.body is None and scan.lungs.any():
+        sides.add("left" if counts[LEFT] >= counts[RIGHT] else "right")
+    elif scan.body is None and scan.lungs.any():
         return "outside"
-    if scan.midline is None or not mask.any():
-        return "unknown"
-    middle = np.argwhere(mask).mean(0) + [s.start for s in box]
-    left_mm = scan.midline.left_mm(scan.grid.to_world(middle))
-    if abs(left_mm) < SURE_MM:
-        return "unknown"
-    return "left" if left_mm > 0 else "right"
+    if scan.body is not None and scan.midline is not None and mask.any():
+        middle = np.argwhere(mask).mean(0) + [s.start for s in box]
+        left_mm = scan.midline.left_mm(scan.grid.to_world(middle))
+        sides.add("left" if left_mm > SURE_MM else "right" if left_mm < -SURE_MM else "unknown")
+    return sides.pop() if len(sides) == 1 and scan.sides_known else "unknown"
 
 
 def _box(low: np.ndarray, high: np.ndarray) -> tuple[slice, ...]:
