@@ -12,6 +12,7 @@ import collections
 import hashlib
 import json
 import pathlib
+from collections.abc import Mapping
 
 from rich.progress import track
 
@@ -43,6 +44,7 @@ class Dicom:
     """
 
     kind = "DICOM"
+    rows: Mapping[str, dict[str, int]] = {}  # it has no tables
 
     def __init__(
         self,
@@ -115,8 +117,10 @@ class Dicom:
         hu = hounsfield(array, folder)
         check_chest(folder, hu)
         marks = lidc.read_marks(self.outlines[series_uid])[series_uid]
-        findings = tuple(ignored(lidc.findings(marks, grid, self.min_readers), grid))
-        return Scan(series_uid, grid, hu, segment_lungs(hu, grid), "computed", findings), []
+        found, losses = lidc.findings_and_losses(marks, grid, self.min_readers)
+        findings = tuple(ignored(found, grid))
+        lungs = segment_lungs(hu, grid)
+        return Scan(series_uid, grid, hu, lungs, "computed", findings, losses), []
 
     def fingerprint(self, series_uid: str) -> str:
         """A hash that changes when anything the scan is read from changes."""
