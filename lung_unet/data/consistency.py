@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from lung_unet.data.luna16 import MIN_READERS
 from lung_unet.data.shards import NO_LUNGS
+from lung_unet.data.tables import describe_rows
 
 MOST = 10  # lines about single scans or findings of a kind
 
@@ -23,8 +24,7 @@ def consistency(manifest: dict, most: int | None = MOST) -> Iterator[str]:
     counts += [f"{computed} computed"] + [f"{none} {NO_LUNGS}"] * (none > 0)
     yield f"lungs: {', '.join(counts)}"
     for name, rows in manifest["tables"].items():
-        left = f", {rows['left']} of scans that are not here" if rows["left"] else ""
-        yield f"{name}: {rows['rows']} rows read, {rows['matched']} of scans that are here{left}"
+        yield describe_rows(name, rows)
     lone = [(e["series_uid"], s) for e in entries if e["has_outlines"] for s in e["spheres"]]
     if lone:
         yield f"{len(lone)} annotations matched no reader's outline and became spheres:"

@@ -114,6 +114,10 @@ class Luna16:
                 self.rows[table.name] = tables.count_rows([name for _, name in rows], self.paths)
         if listing:
             self.rows[listing.name] = tables.count_rows(list(patients), self.paths)
+        if not series and any(counts["left"] for counts in self.rows.values()):
+            self.notes.append(
+                "no seriesuids.csv says whether rows of scans that are not on disk belong to them"
+            )
         if self.absent:
             self.notes.append(f"{len(self.absent)} of the series in seriesuids.csv are not on disk")
         if series and (unlisted := sorted(set(self.paths) - listed)):

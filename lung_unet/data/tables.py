@@ -244,3 +244,9 @@ def count_rows(names: Sequence[str], here: Collection[str]) -> dict[str, int]:
     """How many rows, given by the scans that they name, are there, and are of scans `here`."""
     matched = sum(name in here for name in names)
     return {"rows": len(names), "matched": matched, "left": len(names) - matched}
+
+
+def describe_rows(name: str, counts: dict[str, int]) -> str:
+    """What `count_rows` counted of a table, in words."""
+    left = f", {counts['left']} of scans that are not here" if counts["left"] else ""
+    return f"{name}: {counts['rows']} rows read, {counts['matched']} of scans that are here{left}"
