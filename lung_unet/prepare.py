@@ -55,7 +55,6 @@ def look(folder: str) -> None:
 
 
 def make() -> None:
-    from lung_unet.data.consistency import consistency
     from lung_unet.data.datasets import settings_of
     from lung_unet.data.preparation import prepare
     from lung_unet.data.pseudonyms import read_key
@@ -66,8 +65,6 @@ def make() -> None:
     xml = _LIDC_XML.value or _CONFIG.value.data.lidc_xml or None
     skip = _ON_BROKEN.value == "skip"
     manifest = prepare(luna16, out, settings, xml, _WORKERS.value, _ENGINE.value, key, skip)
-    for line in consistency(manifest):
-        print(line)
     counts = manifest["counts"]
     print(
         f"{counts['scans']} scans, {counts['nodules']} nodules ({counts['spheres']} without an "

@@ -4,7 +4,7 @@ import collections
 import re
 from collections.abc import Iterator
 
-from lung_unet.data.luna16 import MIN_READERS
+from lung_unet.data.annotations import MIN_READERS
 from lung_unet.data.shards import NO_LUNGS
 from lung_unet.data.tables import describe_rows
 

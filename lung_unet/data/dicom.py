@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from rich.progress import track
 
 from lung_unet.data import lidc
+from lung_unet.data.annotations import MIN_READERS, Match
 from lung_unet.data.dicom_header import Header
 from lung_unet.data.dicom_series import ct_slices, fault, in_two_folders, read_volume, series_in
 from lung_unet.data.images import check_chest, hounsfield
-from lung_unet.data.luna16 import MIN_READERS, Match
 from lung_unet.data.lungs import segment_lungs
 from lung_unet.data.patients import subset_of
 from lung_unet.data.scan import Scan

@@ -18,9 +18,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from lung_unet.data.annotations import Match
 from lung_unet.data.images import check_chest, hounsfield, read_image
 from lung_unet.data.label_volume import findings_of, read_labels, read_mask, remarks
-from lung_unet.data.luna16 import Match
 from lung_unet.data.lungs import LEFT, segment_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import patient_key

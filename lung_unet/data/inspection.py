@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from lung_unet.data.consistency import by_kind
 from lung_unet.data.shards import KINDS
 
 LUNA16_SCANS, LUNA16_NODULES = 888, 1186
@@ -19,8 +18,7 @@ Rows = list[dict[str, Any]]
 
 
 def tables(manifest: dict) -> dict[str, Rows]:
-    """Titles and rows: scans by subset, ranges, lungs, readers, diameters, spheres, findings that
-    LUNA16 does not list, its tables' rows, warnings, broken scans and files."""
+    """Titles and rows: scans by subset, ranges, lungs, readers, diameters, spheres and files."""
     entries, nodules = manifest["scans"], nodules_of(manifest)
     lungs = collections.Counter(e["lungs"] for e in entries)
     readers = collections.Counter(n["readers"] for n in nodules)
@@ -39,20 +37,6 @@ def tables(manifest: dict) -> dict[str, Rows]:
             {"series_uid": e["series_uid"], "diameter_mm": s["diameter_mm"],
              **dict(zip(("z_mm", "y_mm", "x_mm"), s["centre_mm"], strict=True))}
             for e in entries for s in e["spheres"]
-        ],
-        "Not in annotations.csv": [
-            {"series_uid": e["series_uid"], "diameter_mm": f["diameter_mm"],
-             **dict(zip(("z_mm", "y_mm", "x_mm"), f["centre_mm"], strict=True)),
-             "readers": f["readers"], "counts": "yes" if f["counts"] else "no"}
-            for e in entries for f in e["unlisted"]
-        ],
-        "Tables": [{"table": k, **v} for k, v in manifest["tables"].items()],
-        "Warnings": [
-            {"warning": kind, "scans": len(found), "first": found[0][0]}
-            for kind, found in by_kind(manifest).items()
-        ],
-        "Left out": [
-            {"series_uid": e["series_uid"], "reason": e["reason"]} for e in manifest["skipped"]
         ],
         "Files": _files(manifest),
     }  # fmt: skip

@@ -7,42 +7,28 @@ lidc_xml/ (optional): the readers' outlines, LIDC-IDRI's XML files
 """
 
 import collections
-import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
 from lung_unet.data import lidc, tables
+from lung_unet.data.annotations import MIN_READERS, Match, apply_list
 from lung_unet.data.geometry import check_same_grid
 from lung_unet.data.images import hounsfield, read_image
 from lung_unet.data.lungs import LEFT, RIGHT, segment_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import read_patients, together
 from lung_unet.data.scan import Finding, Grid, Scan
-from lung_unet.data.spheres import covers, excluded, ignored, sphere
+from lung_unet.data.spheres import excluded, ignored
 from lung_unet.errors import InputError
 from lung_unet.files import files_in
 
-MIN_READERS = 3  # LUNA16 counts a nodule that three of the four readers outlined
 LUNGS_OFF_GRID = 1.0  # voxels: the crop has a margin
 OTHER_FORMATS = (".mha", ".nii", ".nii.gz", ".nrrd", ".nhdr", ".dcm")
 TABLE_FOLDERS = ("", "evaluationScript/annotations", "annotations", "evaluationScript")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Match:
-    """A row of annotations.csv and the finding it was matched to, by its place in the scan's.
-
-    Without a finding, the row became a sphere. Without a row, it is a finding of three readers or
-    more that LUNA16's list lacks.
-    """
-
-    mark: tables.Mark | None
-    finding: int | None
 
 
 class Luna16:
@@ -174,19 +160,7 @@ class Luna16:
             marks = lidc.read_marks(self.outlines[series_uid])[series_uid]
             findings, losses = lidc.findings_and_losses(marks, grid, self.min_readers)
         annotated = self.annotations.get(series_uid, [])
-        outlined = _matched(findings, annotated, min(self.min_readers, MIN_READERS), grid)
-        unlisted = [
-            number
-            for number, finding in enumerate(findings)
-            if finding.readers >= MIN_READERS
-            and finding.reader_bits.any()
-            and number not in outlined.values()
-        ]
-        if self.min_readers >= MIN_READERS:
-            for number in unlisted:
-                findings[number] = dataclasses.replace(findings[number], included=False)
-        matches = []
-        for row, mark in enumerate(annotated):
+        for mark in annotated:
             if not grid.holds(mark.centre_mm) or mark.diameter_mm <= 0:
                 at = grid.to_voxel(mark.centre_mm)
                 raise InputError(
@@ -194,15 +168,7 @@ class Luna16:
                     f"at voxel {np.rint(at).astype(int).tolist()} (z, y, x) lies outside scan "
                     f"{series_uid} of {list(grid.shape)}; coordinates must be world mm"
                 )
-            index = outlined.get(row)
-            if index is None:
-                findings.append(sphere(mark.centre_mm, mark.diameter_mm, grid, included=True))
-            else:  # the outline is the readers', position and diameter are LUNA16's
-                findings[index] = dataclasses.replace(
-                    findings[index], centre_mm=mark.centre_mm, diameter_mm=mark.diameter_mm
-                )
-            matches.append(Match(mark, index))
-        matches += [Match(None, number) for number in unlisted]
+        findings, matches = apply_list(findings, annotated, grid, self.min_readers)
         listed = self.excluded.get(series_uid, [])
         inside = [mark for mark in listed if grid.holds(mark.centre_mm)]
         if len(inside) < len(listed):
@@ -238,27 +204,6 @@ def read_scan(
 @functools.lru_cache(maxsize=1)
 def _opened(root: pathlib.Path, lidc_xml: str | pathlib.Path | None) -> Luna16:
     return Luna16(root, lidc_xml)
-
-
-def _matched(
-    findings: list[Finding], marks: Sequence[tables.Mark], min_readers: int, grid: Grid
-) -> dict[int, int]:
-    """The outlined finding of each mark that has one: nearest pairs first, one to one, of which the
-    centres lie within the larger radius, or the mark's on the outline (a reader may have drawn two
-    lesions as one, which moves the centre)."""
-    pairs = []
-    for row, mark in enumerate(marks):
-        for number, finding in enumerate(findings):
-            distance = float(np.linalg.norm(finding.centre_mm - mark.centre_mm))
-            near = distance <= max(finding.diameter_mm, mark.diameter_mm) / 2
-            near = near or covers(finding, mark.centre_mm, grid)
-            if near and finding.readers >= min_readers and finding.reader_bits.any():
-                pairs.append((distance, row, number))
-    matched: dict[int, int] = {}
-    for _, row, number in sorted(pairs):
-        if row not in matched and number not in matched.values():
-            matched[row] = number
-    return matched
 
 
 def _refuse_repeated(path: pathlib.Path, marks: list[tables.Mark]) -> None:

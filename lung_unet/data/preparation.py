@@ -9,6 +9,7 @@ import socket
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lung_unet.data import engine as engines
+from lung_unet.data.consistency import consistency
 from lung_unet.data.manifest import NAME, SPLITS, write_manifest
 from lung_unet.data.pseudonyms import Key, Pseudonym
 from lung_unet.data.shards import Settings, prepare_scan
@@ -45,6 +46,8 @@ def prepare(
 ) -> dict:
     """Writes shards of all scans and manifest.json to `out`; returns the manifest.
 
+    Prints what was dropped or guessed (`consistency`).
+
     What an interrupted run finished is kept, and only scans that are new or changed are prepared.
     With a key, series have pseudonyms in all that is written. On a cluster, the folders must be
     shared by all machines. With `skip_broken`, a scan that cannot be read is left out and listed in
@@ -70,6 +73,8 @@ def prepare(
         manifest = _prepare_all(dataset, out, settings, workers, engine, key, skip_broken)
     if manifest["skipped"]:
         _tell_of_few_subsets(out, {entry["subset"] for entry in manifest["scans"]})
+    for line in consistency(manifest):
+        print(line)
     return manifest
 
 

@@ -5,10 +5,11 @@ import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
+from lung_unet.data.annotations import MIN_READERS, Match
 from lung_unet.data.dicom import Dicom
 from lung_unet.data.dicom_series import is_dicom
 from lung_unet.data.image_folder import ImageFolder
-from lung_unet.data.luna16 import MIN_READERS, Luna16, Match
+from lung_unet.data.luna16 import Luna16
 from lung_unet.data.scan import Scan
 from lung_unet.errors import InputError
 from lung_unet.files import folders_below

@@ -48,12 +48,12 @@ from lung_unet.evaluation.page import (
 from lung_unet.files import write_text
 
 MOST = 48  # pictures
-LISTED = 10  # rows on the terminal of a table that may have thousands
-LONG = ("Spheres", "Not in annotations.csv", "Left out")
+LISTED = 10  # rows of a table on the terminal, where it may have thousands
 PIXELS, VIEW_MM = 200, 40.0  # of a picture
 SPAN_HU = 100  # of the histogram, at least
 VOTES = ("#ffe9a8", "#ffb84d", "#ff7043", "#e0218a")  # by one reader at least, two, three, four
 SHEET = """
+pre { white-space: pre-wrap; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(152px, 1fr)); gap: 14px; }
 figure { margin: 0; } figure img { border-radius: 6px; }
 figcaption { font-size: 13px; color: var(--soft); margin-top: 3px; }
@@ -73,14 +73,14 @@ def inspect(folder: str | pathlib.Path) -> pathlib.Path:
     manifest = dataset.manifest
     try:
         found, scans = tables(manifest), scan_rows(manifest)
-        told = list(consistency(manifest))  # of which the first says what a table does
+        told = html.escape("\n".join(consistency(manifest, most=None)))
         facts = {"source": manifest["source"], **manifest["settings"], "notes": manifest["notes"]}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{dataset.folder / NAME}: is broken ({error!r}); remove it and run prepare again"
         ) from error
     print_tables(found, Console())
-    for line in told[1:]:
+    for line in consistency(manifest):
         print(line)
     print(verdict(manifest))
     total = found["Scans"][-1]
@@ -98,11 +98,7 @@ def inspect(folder: str | pathlib.Path) -> pathlib.Path:
         + f'<div class="pair">{table(found["Ranges"])}{table(found["Lungs"])}</div>',
         "Distributions": chart("histograms.png", plot_histograms, [manifest], (10.4, 5.6), {}),
         "Nodules": contact_sheet(dataset),
-        "Dropped, guessed or different": table(found["Tables"])
-        + (table(found["Warnings"]) or "<p>No reader of a scan's files warned of anything.</p>")
-        + table(found["Left out"]),
-        "Findings that annotations.csv lacks": table(found["Not in annotations.csv"])
-        or "<p>None.</p>",
+        "Dropped, guessed or different": f"<pre>{told}</pre>",
         "Spheres": table(found["Spheres"]) or "<p>Every annotation has a reader's outline.</p>",
         "Subsets": table(found["Scans"]),
         "Scans": table(scans),
@@ -118,12 +114,12 @@ def inspect(folder: str | pathlib.Path) -> pathlib.Path:
 
 
 def print_tables(found: Mapping[str, Rows], console: Console) -> None:
-    """Prints tables; of those that may have a thousand rows only the first few."""
+    """Prints tables; of the spheres only the first few, as there may be a thousand."""
     for title, rows in found.items():
         if not rows:
             console.print(f"{title}: none\n", highlight=False)
             continue
-        shown = rows[:LISTED] if title in LONG else rows
+        shown = rows[:LISTED] if title == "Spheres" else rows
         grid = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
         for column in rows[0]:
             words = any(isinstance(row.get(column), str) for row in rows)
