@@ -1,7 +1,7 @@
 """Prepare a LUNA16 folder for training: resample, crop to the lungs, cut into blocks, write shards.
 
     python -m lung_unet.prepare --luna16=DIR [--lidc_xml=DIR] --out=DIR [--config=configs/unet3d.py]
-        [--engine=tcp://host:8786] [--pseudonym_key=FILE]
+        [--engine=tcp://host:8786] [--pseudonym_key=FILE] [--on_broken=skip]
     python -m lung_unet.prepare --inspect=OUT
 
 A run that was interrupted goes on; one with nothing new to do does nothing. On a Dask cluster all
@@ -32,6 +32,10 @@ _KEY = flags.DEFINE_string(
 _INSPECT = flags.DEFINE_string(
     "inspect", None, "Prepared folder to look at; nothing is prepared. Writes its dataset.html."
 )
+_ON_BROKEN = flags.DEFINE_enum(
+    "on_broken", "stop", ["stop", "skip"],
+    "A scan that cannot be read ends it, or is left out and listed in manifest.json.",
+)  # fmt: skip
 _CONFIG = command.define_config("configs/unet3d.py")
 
 
@@ -52,7 +56,6 @@ def look(folder: str) -> None:
 
 def make() -> None:
     from lung_unet.data.datasets import settings_of
-    from lung_unet.data.manifest import consistency
     from lung_unet.data.preparation import prepare
     from lung_unet.data.pseudonyms import read_key
 
@@ -60,9 +63,8 @@ def make() -> None:
     settings = settings_of(_CONFIG.value.data)
     key = read_key(_KEY.value) if _KEY.value else None
     xml = _LIDC_XML.value or _CONFIG.value.data.lidc_xml or None
-    manifest = prepare(luna16, out, settings, xml, _WORKERS.value, _ENGINE.value, key)
-    for line in consistency(manifest):
-        print(line)
+    skip = _ON_BROKEN.value == "skip"
+    manifest = prepare(luna16, out, settings, xml, _WORKERS.value, _ENGINE.value, key, skip)
     counts = manifest["counts"]
     print(
         f"{counts['scans']} scans, {counts['nodules']} nodules ({counts['spheres']} without an "

@@ -12,14 +12,15 @@ import collections
 import hashlib
 import json
 import pathlib
+from collections.abc import Mapping
 
 from rich.progress import track
 
 from lung_unet.data import lidc
+from lung_unet.data.annotations import MIN_READERS, Match
 from lung_unet.data.dicom_header import Header
 from lung_unet.data.dicom_series import ct_slices, fault, in_two_folders, read_volume, series_in
 from lung_unet.data.images import check_chest, hounsfield
-from lung_unet.data.luna16 import MIN_READERS, Match
 from lung_unet.data.lungs import scan_with_lungs
 from lung_unet.data.patients import subset_of
 from lung_unet.data.scan import Scan
@@ -43,6 +44,7 @@ class Dicom:
     """
 
     kind = "DICOM"
+    rows: Mapping[str, dict[str, int]] = {}  # it has no tables
 
     def __init__(
         self,
@@ -115,8 +117,9 @@ class Dicom:
         hu = hounsfield(array, folder)
         check_chest(folder, hu)
         marks = lidc.read_marks(self.outlines[series_uid])[series_uid]
-        findings = tuple(ignored(lidc.findings(marks, grid, self.min_readers), grid))
-        return scan_with_lungs(series_uid, grid, hu, findings), []
+        found, losses = lidc.findings_and_losses(marks, grid, self.min_readers)
+        findings = tuple(ignored(found, grid))
+        return scan_with_lungs(series_uid, grid, hu, findings, losses), []
 
     def fingerprint(self, series_uid: str) -> str:
         """A hash that changes when anything the scan is read from changes."""

@@ -4,35 +4,31 @@ images/NAME.nii.gz   a chest CT in HU; also .nii, .nrrd, .mha, .mhd
 labels/NAME.nii.gz   of the same name and grid, any of these formats, whole numbers: 0 nothing,
                      255 ignored in every loss and metric, 1 to 254 nodule
 lungs/NAME.nii.gz    (optional) above 0 in the lungs
-splits.csv           columns name, split (train, validation or test) and, if known, patient
+splits.csv           columns name, split (train, validation or test) and, if known, patient and
+                     nodules, their number
 
-Names are stored with what is made of the scans: choose some that identify nobody.
-
-If 1 is the only nodule value of a label, each part of it (connected by faces, edges or corners) is
-a nodule; if there are others, each value is one nodule, however many parts it has.
+Names are stored with what is made of the scans: choose some that identify nobody. What of a label
+is one nodule, `label_volume` says. A scan whose label has 255 alone needs a 0 in column nodules.
 """
 
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 
-import cc3d
 import numpy as np
-from scipy import ndimage
 
-from lung_unet.data.geometry import check_same_grid
+from lung_unet.data.annotations import Match
 from lung_unet.data.images import check_chest, hounsfield, read_image
-from lung_unet.data.luna16 import Match
+from lung_unet.data.label_volume import findings_of, read_labels, read_mask, remarks
 from lung_unet.data.lungs import LEFT, scan_with_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import patient_key
-from lung_unet.data.scan import ALL_READERS, IGNORE, READERS, Finding, Grid, Scan
-from lung_unet.data.tables import read_rows
+from lung_unet.data.scan import Scan
+from lung_unet.data.tables import read_rows, scan_name
 from lung_unet.errors import InputError
 
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-PIECE_MM = 10.0  # of what is ignored
 SUBSETS = {"test": 0, "validation": 1, "train": 2}  # so that fold 0 is the split of splits.csv
 NNUNET_CT = "_0000"  # behind a name in nnU-Net's imagesTr: its only channel
 
@@ -50,6 +46,7 @@ class ImageFolder:
     kind = "images and labels"
     absent: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    rows: Mapping[str, dict[str, int]] = {}  # each has its scan, or is refused
 
     def __init__(self, root: str | pathlib.Path):
         self.root = pathlib.Path(root)
@@ -57,7 +54,7 @@ class ImageFolder:
             _named(self.root / folder) for folder in ("images", "labels", "lungs")
         )
         splits = self.root / "splits.csv"
-        self.subsets, self.patients = _read_splits(splits)
+        self.subsets, self.patients, self.nodules = _read_splits(splits)
         for name in sorted(self.paths.keys() | self.labels.keys() | self.subsets.keys()):
             image, label = self.paths.get(name), self.labels.get(name)
             if image is None:
@@ -91,67 +88,30 @@ class ImageFolder:
         array, grid = read_image(path)
         hu = hounsfield(array, path)
         check_chest(path, hu)
-        findings = findings_of(_read_mask(self.labels[series_uid], grid, path), grid)
+        stated = self.nodules.get(series_uid)
+        label = self.labels[series_uid]
+        labels = read_labels(label, grid, path, without_nodule=stated == 0)
+        findings = findings_of(labels, grid)
+        found = sum(finding.included for finding in findings)
+        if stated not in (None, found):
+            raise InputError(
+                f"{label}: has {found} nodules, but {stated} in column nodules of splits.csv; "
+                "correct one of them"
+            )
         if series_uid in self.lungs:
-            mask = _read_mask(self.lungs[series_uid], grid, path).astype(bool) * np.uint8(LEFT)
+            mask = read_mask(self.lungs[series_uid], grid, path).astype(bool) * np.uint8(LEFT)
             return scan_with_lungs(
-                series_uid, grid, hu, findings, mask=mask, source="lungs", sides_known=False
+                series_uid, grid, hu, findings, remarks(labels), mask, "lungs", sides_known=False
             ), []
-        return scan_with_lungs(series_uid, grid, hu, findings), []
+        return scan_with_lungs(series_uid, grid, hu, findings, remarks(labels)), []
 
     def fingerprint(self, series_uid: str) -> str:
         """A hash that changes when anything the scan is read from changes."""
         files = [t[series_uid] for t in (self.paths, self.labels, self.lungs) if series_uid in t]
         files += [data_file(f) for f in files if f.suffix.lower() == ".mhd"]
         seen = [(str(f.relative_to(self.root)), *_state(f)) for f in files]
-        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
-
-
-def findings_of(labels: np.ndarray, grid: Grid) -> tuple[Finding, ...]:
-    """The nodules of a label volume, uint8 (z, y, x), each as of all readers, and what it ignores.
-
-    A nodule's diameter is that of a ball of the same volume.
-    """
-    nodules = np.where(labels == IGNORE, 0, labels)
-    if nodules.max() == 1:
-        nodules = cc3d.connected_components(nodules, connectivity=26)
-    counted = [
-        _nodule(nodules[box] == number, box, grid)
-        for number, box in enumerate(ndimage.find_objects(nodules), 1)
-        if box is not None
-    ]
-    return (*counted, *_ignored(labels == IGNORE, grid))
-
-
-def _nodule(inside: np.ndarray, box: tuple[slice, ...], grid: Grid) -> Finding:
-    low = np.array([side.start for side in box])
-    volume_mm3 = np.count_nonzero(inside) * np.prod(grid.spacing_mm)
-    return Finding(
-        centre_mm=grid.to_world(np.argwhere(inside).mean(axis=0) + low),
-        diameter_mm=float(2 * (3 * volume_mm3 / (4 * np.pi)) ** (1 / 3)),
-        readers=READERS,
-        included=True,
-        low=low,
-        reader_bits=inside * np.uint8(ALL_READERS),
-        outlined=False,
-    )
-
-
-def _ignored(inside: np.ndarray, grid: Grid) -> Iterator[Finding]:
-    """What is ignored, in pieces with balls around them: FROC knows an area by balls alone."""
-    voxels = np.argwhere(inside)
-    size = np.maximum(1, np.rint(PIECE_MM / grid.spacing_mm)).astype(int)
-    _, piece = np.unique(voxels // size, axis=0, return_inverse=True)
-    order = np.argsort(piece, kind="stable")
-    for own in np.split(voxels[order], np.flatnonzero(np.diff(piece[order])) + 1):
-        if not len(own):
-            continue
-        low, centre_mm = own.min(axis=0), grid.to_world(own.mean(axis=0))
-        bits = np.zeros(own.max(axis=0) - low + 1, np.uint8)
-        bits[tuple((own - low).T)] = 1
-        away = np.linalg.norm(grid.to_world(own) - centre_mm, axis=1).max()
-        diameter_mm = float(2 * away + grid.spacing_mm.max())
-        yield Finding(centre_mm, diameter_mm, 0, False, low, bits, outlined=False)
+        stated = [self.nodules[series_uid]] if series_uid in self.nodules else []
+        return hashlib.sha256(json.dumps(seen + stated).encode()).hexdigest()
 
 
 def _named(folder: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -168,8 +128,8 @@ def _named(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     return named
 
 
-def _read_splits(path: pathlib.Path) -> tuple[dict[str, int], dict[str, str]]:
-    """Subset and, where it is given, patient of each name."""
+def _read_splits(path: pathlib.Path) -> tuple[dict[str, int], dict[str, str], dict[str, int]]:
+    """Of each name the subset and, where they are given, patient and number of nodules."""
     if not path.is_file():
         raise InputError(
             f"{path}: no such file; give each image a row with its name and its split, one of "
@@ -177,16 +137,22 @@ def _read_splits(path: pathlib.Path) -> tuple[dict[str, int], dict[str, str]]:
         )
     subsets: dict[str, int] = {}
     patients: dict[str, str] = {}
+    nodules: dict[str, int] = {}
     first: dict[str, str] = {}  # where each patient is seen first
     for line, row in read_rows(path, ("name", "split")):
-        name, split, patient = row["name"], row["split"], (row.get("patient") or "").strip()
+        name, split = scan_name(row["name"]), row["split"].lower()
+        patient, stated = row.get("patient", ""), row.get("nodules", "")
         if name in subsets:
             raise InputError(f"{path}: line {line}: {name} is there twice; remove one")
         if split not in SUBSETS:
             raise InputError(
                 f"{path}: line {line}: split {split!r} is none of {', '.join(SUBSETS)}; correct it"
             )
+        if stated and not stated.isdecimal():
+            raise InputError(f"{path}: line {line}: nodules is {stated!r}, not their number")
         subsets[name] = SUBSETS[split]
+        if stated:
+            nodules[name] = int(stated)
         if patient:
             patients[name] = patient_key(patient)
             other = first.setdefault(patients[name], name)
@@ -195,20 +161,7 @@ def _read_splits(path: pathlib.Path) -> tuple[dict[str, int], dict[str, str]]:
                     f"{path}: line {line}: {name} is of the same patient as {other}, but in "
                     "another split; put both into one"
                 )
-    return subsets, patients
-
-
-def _read_mask(path: pathlib.Path, grid: Grid, image: pathlib.Path) -> np.ndarray:
-    """uint8 (z, y, x) of a mask that lies on the grid of its image."""
-    values, own = read_image(path)
-    check_same_grid(path, own, image, grid)
-    with np.errstate(invalid="ignore"):  # NaN is told below
-        whole = values.astype(np.uint8)
-    if not np.array_equal(whole, values):
-        raise InputError(
-            f"{path}: its values are not whole numbers from 0 to 255; save it as 8 bit"
-        )
-    return whole
+    return subsets, patients, nodules
 
 
 def _state(path: pathlib.Path) -> tuple[int, int]:

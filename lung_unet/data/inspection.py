@@ -57,6 +57,7 @@ def scan_rows(manifest: dict) -> Rows:
             "HU_std": e["hu_std"],
             "nodules": len(e["nodules"]),
             "ignored": e["ignored_findings"],
+            "warnings": "; ".join(e["warnings"]),
         }
         for e in manifest["scans"]
     ]

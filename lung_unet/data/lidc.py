@@ -25,12 +25,19 @@ from absl import flags
 from rich.progress import track
 
 from lung_unet.data.lidc_xml import CHARACTERISTICS, LARGEST_MATRIX, parse, series_uid
-from lung_unet.data.outlines import Mark, Region, consensus, findings, grouped
+from lung_unet.data.outlines import (
+    Mark,
+    Region,
+    consensus,
+    findings,
+    findings_and_losses,
+    grouped,
+)
 from lung_unet.data.scan import READERS, Finding, Grid
 from lung_unet.errors import InputError
 from lung_unet.files import files_in, folders_below, write_text
 
-__all__ = ["Mark", "Region", "findings", "index", "read_marks"]
+__all__ = ["Mark", "Region", "findings", "findings_and_losses", "index", "read_marks"]
 
 KINDS = ("nodule", "small nodule", "non-nodule")
 NOMINAL_PIXEL_MM = 0.7

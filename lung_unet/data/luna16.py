@@ -7,51 +7,46 @@ lidc_xml/ (optional): the readers' outlines, LIDC-IDRI's XML files
 """
 
 import collections
-import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
 from lung_unet.data import lidc, tables
+from lung_unet.data.annotations import MIN_READERS, Match, apply_list
 from lung_unet.data.geometry import check_same_grid
 from lung_unet.data.images import hounsfield, read_image
 from lung_unet.data.lungs import LEFT, RIGHT, scan_with_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import read_patients, together
 from lung_unet.data.scan import Finding, Grid, Scan
-from lung_unet.data.spheres import covers, excluded, ignored, sphere
+from lung_unet.data.spheres import excluded, ignored
 from lung_unet.errors import InputError
 from lung_unet.files import files_in
 
-MIN_READERS = 3  # LUNA16 counts a nodule that three of the four readers outlined
 LUNGS_OFF_GRID = 1.0  # voxels: the crop has a margin
+OTHER_FORMATS = (".mha", ".nii", ".nii.gz", ".nrrd", ".nhdr", ".dcm")
 TABLE_FOLDERS = ("", "evaluationScript/annotations", "annotations", "evaluationScript")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Match:
-    """A row of annotations.csv and the finding it was matched to; None: it became a sphere."""
-
-    mark: tables.Mark
-    finding: int | None
 
 
 class Luna16:
     """Index of a LUNA16 folder; reads one scan at a time.
 
-    Findings that `min_readers` outlined count; others are ignored. With `outlines` = "sphere" no
-    XML is read, and every annotation is a sphere.
+    Rows of annotations.csv count, and no other finding: what three readers outlined and it lacks
+    is ignored. Of the rows' outlines, those that fewer than `min_readers` drew are ignored; where
+    that is less than three, all that so many outlined counts, listed or not. With `outlines` =
+    "sphere" no XML is read, and every annotation is a sphere.
 
     `subsets` maps each series UID found on disk to its subset, sorted; where patients.csv names
     several series of one patient, to the lowest of theirs. `absent` lists series that
-    seriesuids.csv names and that are not on disk (a partial download).
+    seriesuids.csv names and that are not on disk (a partial download). `rows` counts the rows of
+    each table: read, of scans that are here, and of others.
 
     Raises:
-      InputError: no scans, a broken table, or a table that names an unknown series.
+      InputError: no scans, a broken table, an annotation twice, or a table that names a series that
+        is neither on disk nor in seriesuids.csv (where there is one).
     """
 
     kind = "LUNA16"
@@ -69,9 +64,11 @@ class Luna16:
             raise InputError(f"{self.root}: no such folder; give the folder of LUNA16's subset0..9")
         self.paths: dict[str, pathlib.Path] = {}
         self.subsets: dict[str, int] = {}
+        others = 0
         for folder in sorted(self.root.glob("subset[0-9]")):
             for path in files_in(folder):
-                if path.suffix != ".mhd":
+                if path.suffix.lower() != ".mhd":
+                    others += path.name.lower().endswith(OTHER_FORMATS)
                     continue
                 if path.stem in self.paths:
                     raise InputError(
@@ -82,25 +79,40 @@ class Luna16:
         if not self.paths:
             raise InputError(f"{self.root}: no subset0..9/*.mhd in it; give LUNA16's own folder")
         self.annotations_path = self._table("annotations.csv") or self.root / "annotations.csv"
-        self.annotations = _by_series(tables.read_marks(self.annotations_path))
+        annotated = tables.read_marks(self.annotations_path)
+        _refuse_repeated(self.annotations_path, annotated)
+        self.annotations = _by_series(annotated)
         excluded = self._table("annotations_excluded.csv")
-        self.excluded = _by_series(tables.read_marks(excluded) if excluded else [])
-        listed = self._table("seriesuids.csv")
-        known = set(tables.read_series_uids(listed)) if listed else None
-        self.absent = sorted((known or set()) - set(self.paths))
-        if known is not None:
-            for uid, marks in self.annotations.items():
-                if uid not in known and uid not in self.paths:
-                    raise InputError(
-                        f"{self.annotations_path}: line {marks[0].line}: series {uid} is unknown; "
-                        f"{listed} does not name it, correct one of them"
-                    )
+        ignored = tables.read_marks(excluded) if excluded else []
+        self.excluded = _by_series(ignored)
+        series = self._table("seriesuids.csv")
+        listed = set(tables.read_series_uids(series)) if series else set()
+        self.absent = sorted(listed - set(self.paths))
         listing = self._table("patients.csv")
-        self.patients = read_patients(listing) if listing else {}
-        self.patients = {uid: p for uid, p in self.patients.items() if uid in self.paths}
+        patients = read_patients(listing) if listing else {}
+        self.patients = {uid: p for uid, p in patients.items() if uid in self.paths}
         self.subsets, self.notes = together(self.subsets, self.patients)
+        self.rows: dict[str, dict[str, int]] = {}
+        for table, marks in ((self.annotations_path, annotated), (excluded, ignored)):
+            if table:
+                rows = [(mark.line, mark.series_uid) for mark in marks]
+                tables.refuse_unknown(table, rows, self.paths, series, listed)
+                self.rows[table.name] = tables.count_rows([name for _, name in rows], self.paths)
+        if listing:
+            self.rows[listing.name] = tables.count_rows(list(patients), self.paths)
+        if not series and any(counts["left"] for counts in self.rows.values()):
+            self.notes.append(
+                "no seriesuids.csv says whether rows of scans that are not on disk belong to them"
+            )
         if self.absent:
             self.notes.append(f"{len(self.absent)} of the series in seriesuids.csv are not on disk")
+        if series and (unlisted := sorted(set(self.paths) - listed)):
+            self.notes.append(
+                f"{len(unlisted)} scans are not in seriesuids.csv, first {unlisted[0]}; a file "
+                "that was renamed has lost its rows"
+            )
+        if others:
+            self.notes.append(f"{others} images in the subsets are not .mhd files and are left out")
         xml = pathlib.Path(lidc_xml) if lidc_xml else self.root / "lidc_xml"
         if lidc_xml and not xml.is_dir():
             raise InputError(f"{xml}: no such folder; give the folder of LIDC-IDRI's XML files")
@@ -122,9 +134,10 @@ class Luna16:
         array, grid = read_image(path)
         hu = hounsfield(array, path)
         mask = self._lungs(series_uid, grid)
-        findings, matches = self._findings(series_uid, grid)
+        findings, matches, losses = self._findings(series_uid, grid)
         source = "computed" if mask is None else "seg-lungs-LUNA16"
-        return scan_with_lungs(series_uid, grid, hu, findings, mask=mask, source=source), matches
+        scan = scan_with_lungs(series_uid, grid, hu, findings, losses, mask, source)
+        return scan, matches
 
     def _lungs(self, series_uid: str, grid: Grid) -> np.ndarray | None:
         """The mask that came with the scan, if one did."""
@@ -141,15 +154,16 @@ class Luna16:
             )
         return lungs
 
-    def _findings(self, series_uid: str, grid: Grid) -> tuple[tuple[Finding, ...], list[Match]]:
+    def _findings(
+        self, series_uid: str, grid: Grid
+    ) -> tuple[tuple[Finding, ...], list[Match], tuple[str, ...]]:
         findings: list[Finding] = []
+        losses: tuple[str, ...] = ()
         if series_uid in self.outlines:
             marks = lidc.read_marks(self.outlines[series_uid])[series_uid]
-            findings = list(lidc.findings(marks, grid, self.min_readers))
+            findings, losses = lidc.findings_and_losses(marks, grid, self.min_readers)
         annotated = self.annotations.get(series_uid, [])
-        outlined = _matched(findings, annotated, min(self.min_readers, MIN_READERS), grid)
-        matches = []
-        for row, mark in enumerate(annotated):
+        for mark in annotated:
             if not grid.holds(mark.centre_mm) or mark.diameter_mm <= 0:
                 at = grid.to_voxel(mark.centre_mm)
                 raise InputError(
@@ -157,20 +171,16 @@ class Luna16:
                     f"at voxel {np.rint(at).astype(int).tolist()} (z, y, x) lies outside scan "
                     f"{series_uid} of {list(grid.shape)}; coordinates must be world mm"
                 )
-            index = outlined.get(row)
-            if index is None:
-                findings.append(sphere(mark.centre_mm, mark.diameter_mm, grid, included=True))
-            else:  # the outline is the readers', position and diameter are LUNA16's
-                findings[index] = dataclasses.replace(
-                    findings[index], centre_mm=mark.centre_mm, diameter_mm=mark.diameter_mm
-                )
-            matches.append(Match(mark, index))
-        findings += [
-            excluded(mark.centre_mm, mark.diameter_mm, grid)
-            for mark in self.excluded.get(series_uid, [])
-            if grid.holds(mark.centre_mm)
-        ]
-        return tuple(ignored(findings, grid)), matches
+        findings, matches = apply_list(findings, annotated, grid, self.min_readers)
+        listed = self.excluded.get(series_uid, [])
+        inside = [mark for mark in listed if grid.holds(mark.centre_mm)]
+        if len(inside) < len(listed):
+            losses += (
+                f"{len(listed) - len(inside)} of {len(listed)} excluded findings lie outside the "
+                "scan and are left out",
+            )
+        findings += [excluded(mark.centre_mm, mark.diameter_mm, grid) for mark in inside]
+        return tuple(ignored(findings, grid)), matches, losses
 
     def fingerprint(self, series_uid: str) -> str:
         """A hash that changes when anything the scan is read from changes."""
@@ -199,25 +209,13 @@ def _opened(root: pathlib.Path, lidc_xml: str | pathlib.Path | None) -> Luna16:
     return Luna16(root, lidc_xml)
 
 
-def _matched(
-    findings: list[Finding], marks: Sequence[tables.Mark], min_readers: int, grid: Grid
-) -> dict[int, int]:
-    """The outlined finding of each mark that has one: nearest pairs first, one to one, of which the
-    centres lie within the larger radius, or the mark's on the outline (a reader may have drawn two
-    lesions as one, which moves the centre)."""
-    pairs = []
-    for row, mark in enumerate(marks):
-        for number, finding in enumerate(findings):
-            distance = float(np.linalg.norm(finding.centre_mm - mark.centre_mm))
-            near = distance <= max(finding.diameter_mm, mark.diameter_mm) / 2
-            near = near or covers(finding, mark.centre_mm, grid)
-            if near and finding.readers >= min_readers and finding.reader_bits.any():
-                pairs.append((distance, row, number))
-    matched: dict[int, int] = {}
-    for _, row, number in sorted(pairs):
-        if row not in matched and number not in matched.values():
-            matched[row] = number
-    return matched
+def _refuse_repeated(path: pathlib.Path, marks: list[tables.Mark]) -> None:
+    """Refuses a nodule that is listed twice, which would count twice."""
+    seen: dict[tuple, int] = {}
+    for mark in marks:
+        first = seen.setdefault((mark.series_uid, *mark.centre_mm, mark.diameter_mm), mark.line)
+        if first != mark.line:
+            raise InputError(f"{path}: line {mark.line} repeats line {first}; remove one")
 
 
 def _by_series(marks: list[tables.Mark]) -> dict[str, list[tables.Mark]]:

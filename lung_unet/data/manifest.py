@@ -1,13 +1,12 @@
 """manifest.json: what a prepared dataset holds, which scans form a split, how it was made."""
 
-import collections
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from lung_unet import __version__
 from lung_unet.data.image_folder import ImageFolder
-from lung_unet.data.shards import FORMAT, KINDS, MANIFEST, NO_LUNGS, Settings
+from lung_unet.data.shards import FORMAT, KINDS, MANIFEST, Settings
 from lung_unet.data.source import Source
 from lung_unet.errors import InputError
 from lung_unet.files import write_text
@@ -41,9 +40,16 @@ def split_subsets(subsets: list[int], fold: int) -> dict[str, list[int]]:
 
 
 def write_manifest(
-    out: pathlib.Path, dataset: Source, settings: Settings, entries: list[dict]
+    out: pathlib.Path,
+    dataset: Source,
+    settings: Settings,
+    entries: list[dict],
+    skipped: Sequence[dict] = (),
 ) -> dict:
-    """Writes manifest.json from the entries of all scans and returns it."""
+    """Writes manifest.json from the entries of all scans and returns it.
+
+    `skipped` are scans that are broken and left out: series_uid, subset and reason.
+    """
     entries = sorted(entries, key=lambda e: (e["subset"], e["series_uid"]))
     subsets = sorted({e["subset"] for e in entries})
     count = 1 if dataset.kind == ImageFolder.kind else len(subsets)
@@ -55,13 +61,18 @@ def write_manifest(
         "source": dataset.kind,
         "notes": [] if settings.pseudonym_key else list(dataset.notes),  # they name series
         "settings": settings.to_json(),
+        "tables": dict(dataset.rows),
+        "skipped": sorted(skipped, key=lambda e: (e["subset"], e["series_uid"])),
         "counts": {
             "scans": len(entries),
+            "skipped_scans": len(skipped),
             "absent_scans": len(dataset.absent),
             "scans_with_outlines": sum(e["has_outlines"] for e in entries),
             "nodules": len(nodules),
             "spheres": sum(len(e["spheres"]) for e in entries),
+            "unlisted_findings": sum(len(e["unlisted"]) for e in entries),
             "ignored_findings": sum(e["ignored_findings"] for e in entries),
+            "scans_with_warnings": sum(bool(e["warnings"]) for e in entries),
             **{k: sum(e["files"][k]["records"] for e in entries) for k in KINDS},
             "bytes": sum(f["bytes"] for e in entries for f in e["files"].values()),
         },
@@ -73,32 +84,6 @@ def write_manifest(
     if not path.exists() or path.read_text() != text:
         write_text(path, text)
     return manifest
-
-
-def consistency(manifest: dict, most: int = 10) -> Iterator[str]:
-    """Lines that say where lungs came from, and which annotations the readers' outlines lack."""
-    lungs = collections.Counter(entry["lungs"] for entry in manifest["scans"])
-    computed, none = lungs.pop("computed", 0), lungs.pop(NO_LUNGS, 0)
-    counts = [f"{count} from {source}" for source, count in sorted(lungs.items())]
-    counts += [f"{computed} computed"] + [f"{none} {NO_LUNGS}"] * (none > 0)
-    yield f"lungs: {', '.join(counts)}"
-    lone = [(e["series_uid"], s) for e in manifest["scans"] if e["has_outlines"]
-            for s in e["spheres"]]  # fmt: skip
-    if lone:
-        yield f"{len(lone)} annotations matched no reader's outline and became spheres:"
-    for uid, sphere in lone[:most]:
-        z, y, x = sphere["centre_mm"]
-        yield f"  {uid}: {sphere['diameter_mm']:.1f} mm at x {x:.1f}, y {y:.1f}, z {z:.1f} mm"
-    if len(lone) > most:
-        yield f"  and {len(lone) - most} more: spheres in manifest.json"
-    blocks = manifest["settings"]["nodule_blocks"]
-    for entry in manifest["scans"]:
-        beyond = len(entry["nodules"]) - entry["files"]["nodule"]["records"] // blocks
-        if beyond:
-            yield (
-                f"{entry['series_uid']}: {beyond} of its nodules lie beyond the lungs and their "
-                "margin; nothing is trained on there: see its lung mask"
-            )
 
 
 class Dataset:

@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from absl import logging
 from scipy import ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
@@ -95,10 +94,36 @@ def findings(marks: Sequence[Mark], grid: Grid, min_readers: int = 3) -> list[Fi
     finding where they lie within 3 mm, in a chain: no votes, diameter -1, never included.
 
     Raises:
-      InputError: all marks lie outside the scan (if only some do, a warning is logged and they are
-        left out; half a voxel is tolerated), or its slices are not axial.
+      InputError: all marks lie outside the scan (if only some do, `findings_and_losses` says so;
+        half a voxel is tolerated), or its slices are not axial.
     """
-    return [finding for finding, _ in grouped(marks, grid, min_readers)]
+    return findings_and_losses(marks, grid, min_readers)[0]
+
+
+def findings_and_losses(
+    marks: Sequence[Mark], grid: Grid, min_readers: int = 3
+) -> tuple[list[Finding], tuple[str, ...]]:
+    """`findings`, and what of the marks they leave out, as `Scan.warnings` has it.
+
+    Left out are outlines and points outside the scan, and sessions beyond a finding's fourth.
+    """
+    placed, outside = _place_all(marks, grid)
+    groups = _grouped(placed, grid, min_readers)
+    losses = []
+    if outside:
+        total = sum(len(mark.regions) for mark in marks)
+        low, high = min(r.z_mm for r in outside), max(r.z_mm for r in outside)
+        losses.append(
+            f"{len(outside)} of {total} outlines and points of the readers lie outside the scan "
+            f"and are left out, at z {low:g} to {high:g} mm"
+        )
+    crowded = [len({m.reader for m in own}) for f, own in groups if f.reader_bits.size]
+    if more := [count for count in crowded if count > READERS]:
+        losses.append(
+            f"{len(more)} findings have outlines of {max(more)} reading sessions; the first "
+            f"{READERS} of each count"
+        )
+    return [finding for finding, _ in groups], tuple(losses)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,7 +139,12 @@ def grouped(
     marks: Sequence[Mark], grid: Grid, min_readers: int = 3
 ) -> list[tuple[Finding, list[Mark]]]:
     """`findings`, each with the marks that it consists of."""
-    placed = _place_all(marks, grid)
+    return _grouped(_place_all(marks, grid)[0], grid, min_readers)
+
+
+def _grouped(
+    placed: list[_Placed], grid: Grid, min_readers: int
+) -> list[tuple[Finding, list[Mark]]]:
     outlines = [p for p in placed if p.voxels.size]
     points = [p for p in placed if not p.voxels.size]
     if outlines and points:
@@ -126,12 +156,14 @@ def grouped(
     return [(finding, [p.mark for p in group]) for finding, group in groups]
 
 
-def _place_all(marks: Sequence[Mark], grid: Grid) -> list[_Placed]:
+def _place_all(marks: Sequence[Mark], grid: Grid) -> tuple[list[_Placed], list[Region]]:
+    """The marks on the grid, and their regions that lie outside of it."""
     if marks and not np.allclose(np.abs(grid.direction[0]), (1, 0, 0), atol=1e-3):
         raise InputError(
             f"{marks[0].file}: its scan's slices are not axial: give the scan as it was read"
         )
-    placed, outside = [], []
+    placed: list[_Placed] = []
+    outside: list[Region] = []
     for mark in marks:
         slices, inside = [], []
         for region in mark.regions:
@@ -141,14 +173,15 @@ def _place_all(marks: Sequence[Mark], grid: Grid) -> list[_Placed]:
                 inside.append(region)
                 slices.append(int(z))
             else:
-                outside.append(f"{mark.file}: the outline at z = {region.z_mm:g} mm")
+                outside.append(region)
         if inside:
             placed.append(_place(mark, inside, slices, grid))
     if outside and not placed:
-        raise InputError(f"{outside[0]} and all others lie outside the scan: check the series")
-    if outside:
-        logging.warning("%s and %d more lie outside the scan", outside[0], len(outside) - 1)
-    return placed
+        raise InputError(
+            f"{marks[0].file}: the outline at z = {outside[0].z_mm:g} mm and all others lie "
+            "outside the scan: check the series"
+        )
+    return placed, outside
 
 
 def _place(mark: Mark, regions: list[Region], slices: list[int], grid: Grid) -> _Placed:

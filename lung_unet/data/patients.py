@@ -5,7 +5,7 @@ import hashlib
 import pathlib
 import re
 
-from lung_unet.data.tables import read_rows
+from lung_unet.data.tables import read_rows, scan_name
 from lung_unet.errors import InputError
 
 KEY = "sha256:"  # so that a key is never taken for a patient's own number, nor the reverse
@@ -34,10 +34,10 @@ def read_patients(path: pathlib.Path) -> dict[str, str]:
     for line, row in read_rows(path, ("seriesuid", "patient")):
         if not row["patient"].strip():
             raise InputError(f"{path}: line {line}: names no patient; correct or remove it")
-        key = patient_key(row["patient"])
-        if patients.setdefault(row["seriesuid"], key) != key:
+        key, name = patient_key(row["patient"]), scan_name(row["seriesuid"])
+        if patients.setdefault(name, key) != key:
             raise InputError(
-                f"{path}: line {line}: series {row['seriesuid']} is of another patient above; "
+                f"{path}: line {line}: series {name} is of another patient above; "
                 "correct one of them"
             )
     return patients

@@ -9,6 +9,7 @@ import socket
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lung_unet.data import engine as engines
+from lung_unet.data.consistency import consistency
 from lung_unet.data.manifest import NAME, SPLITS, write_manifest
 from lung_unet.data.pseudonyms import Key, Pseudonym
 from lung_unet.data.shards import Settings, prepare_scan
@@ -27,6 +28,7 @@ class Job:
     series_uid: str
     pseudonym: Pseudonym | None
     patient: str | None
+    skip_broken: bool = False
 
     def __str__(self) -> str:
         return self.pseudonym.series_uid if self.pseudonym else self.series_uid
@@ -40,16 +42,20 @@ def prepare(
     workers: int | None = None,
     engine: str = engines.LOCAL,
     key: Key | None = None,
+    skip_broken: bool = False,
 ) -> dict:
     """Writes shards of all scans and manifest.json to `out`; returns the manifest.
 
+    Prints what was dropped or guessed (`consistency`).
+
     What an interrupted run finished is kept, and only scans that are new or changed are prepared.
     With a key, series have pseudonyms in all that is written. On a cluster, the folders must be
-    shared by all machines.
+    shared by all machines. With `skip_broken`, a scan that cannot be read is left out and listed in
+    the manifest.
 
     Raises:
-      InputError: bad input, `out` was prepared with other settings or another key, or the engine
-        fails.
+      InputError: bad input (with `skip_broken`, if no scan can be read), `out` was prepared with
+        other settings or another key, or the engine fails.
     """
     out = pathlib.Path(out)
     if key:
@@ -60,16 +66,24 @@ def prepare(
         settings.min_readers,
         settings.outlines,
     )
-    subsets = len(set(dataset.subsets.values()))
-    if subsets < len(SPLITS):
-        print(
-            f"{dataset.root}: scans in {subsets} subset(s), which will do to inspect; training and "
-            "scoring take three"
-        )
+    _tell_of_few_subsets(dataset.root, set(dataset.subsets.values()))
     for note in dataset.notes:
         print(f"{dataset.root}: {key.replace_uids(note) if key else note}")
     with held(out / LOCK, wait=f"{out}: another process prepares it; waiting"):
-        return _prepare_all(dataset, out, settings, workers, engine, key)
+        manifest = _prepare_all(dataset, out, settings, workers, engine, key, skip_broken)
+    if manifest["skipped"]:
+        _tell_of_few_subsets(out, {entry["subset"] for entry in manifest["scans"]})
+    for line in consistency(manifest):
+        print(line)
+    return manifest
+
+
+def _tell_of_few_subsets(folder: pathlib.Path, subsets: set[int]) -> None:
+    if len(subsets) < len(SPLITS):
+        print(
+            f"{folder}: scans in {len(subsets)} subset(s), which will do to inspect; training and "
+            "scoring take three"
+        )
 
 
 def _prepare_all(
@@ -79,6 +93,7 @@ def _prepare_all(
     workers: int | None,
     engine: str,
     key: Key | None,
+    skip_broken: bool,
 ) -> dict:
     _refuse_other(out, settings)
     jobs = []
@@ -93,10 +108,12 @@ def _prepare_all(
             uid,
             key.pseudonym(uid) if key else None,
             patient,
+            skip_broken,
         )
         jobs.append((job,))
     _tell_of_missing(out, [str(job) for (job,) in jobs])
-    entries = []
+    entries: list[dict] = []
+    skipped: list[dict] = []
     columns = (
         TextColumn("prepare"), BarColumn(), MofNCompleteColumn(), TextColumn("scans"),
         TimeRemainingColumn(),
@@ -107,11 +124,16 @@ def _prepare_all(
     ):
         bar = progress.add_task("", total=len(jobs))
         for entry in results:
-            entries.append(entry)
+            (skipped if "reason" in entry else entries).append(entry)
             progress.advance(bar)
     for folder in out.glob("subset[0-9]"):
         remove_leftovers(folder)  # of workers that died; here, since all others are done
-    return write_manifest(out, dataset, settings, entries)
+    if not entries:
+        raise InputError(
+            f"{dataset.root}: none of its {len(skipped)} scans can be read; the first: "
+            f"{skipped[0]['reason']}"
+        )
+    return write_manifest(out, dataset, settings, entries, skipped)
 
 
 def _refuse_other(out: pathlib.Path, settings: Settings) -> None:
@@ -167,4 +189,22 @@ def _prepare_one(job: Job) -> dict:
         raise InputError(
             f"{job.out}: {error}; put it right and run again, finished scans are kept"
         ) from error
+    except InputError as error:
+        if not job.skip_broken:
+            raise InputError(
+                f"{error}; or leave such scans out: python -m lung_unet.prepare --on_broken=skip"
+            ) from error
+        return {
+            "series_uid": str(job),
+            "subset": job.source.subsets[job.series_uid],
+            "reason": _reason(job, str(error)),
+        }
     return {"patient": job.patient, **entry}
+
+
+def _reason(job: Job, message: str) -> str:
+    """The message; where series have pseudonyms, without its files, which may name patients."""
+    if not job.pseudonym:
+        return message
+    message = message.replace(job.series_uid, job.pseudonym.series_uid)
+    return " ".join("…" if "/" in word else word for word in message.split())

@@ -9,6 +9,7 @@ Shards are by scan, so that a split or a fold is a choice of files made when the
 can be prepared again alone, and what is written does not depend on how many workers wrote it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,9 +21,10 @@ import numpy as np
 from lung_unet import __version__
 from lung_unet.data.pseudonyms import Pseudonym
 from lung_unet.data.records import Block, ScanRecord, block_of, write_records
-from lung_unet.data.scan import IGNORE, Scan
+from lung_unet.data.scan import IGNORE, Finding, Scan
 from lung_unet.data.source import Source
 from lung_unet.data.volume import AIR_HU, make_labels, make_volume
+from lung_unet.errors import InputError
 from lung_unet.files import write_text
 
 MANIFEST = "manifest.json"
@@ -65,9 +67,14 @@ def prepare_scan(
 
     Does nothing where they are there already, made from the same input with the same settings.
     With a pseudonym, that and not the UID is written.
+
+    Raises:
+      InputError: the scan cannot be read.
+      OSError: the shards cannot be written.
     """
     name = pseudonym.series_uid if pseudonym else series_uid
-    made_from = dataset.fingerprint(series_uid)
+    with _readable(series_uid):
+        made_from = dataset.fingerprint(series_uid)
     folder = out / f"subset{dataset.subsets[series_uid]}"
     entry_path = folder / f"{name}.json"
     wanted = {
@@ -78,7 +85,8 @@ def prepare_scan(
     done = _finished(entry_path, wanted)
     if done is not None:
         return done
-    scan, matches = dataset.read_matched(series_uid)
+    with _readable(series_uid):
+        scan, matches = dataset.read_matched(series_uid)
     volume = make_volume(scan, settings.spacing_mm, settings.margin_mm)
     labels = make_labels(scan.findings, volume)
     counted = [f for f in scan.findings if f.included]
@@ -114,7 +122,6 @@ def prepare_scan(
         "shape": list(volume.grid.shape),
         "lungs": NO_LUNGS if volume.whole_body else scan.lungs_source,
         "lung_litres": round(litres, 3),
-        "warnings": list(scan.warnings),
         "hu_mean": round(float(inside.mean()), 2),
         "hu_std": round(float(inside.std()), 2),
         "foreground": foreground(scan),
@@ -136,14 +143,40 @@ def prepare_scan(
                 "diameter_mm": m.mark.diameter_mm,
             }
             for m in matches
-            if m.finding is None
+            if m.mark and m.finding is None
         ],
+        "unlisted": [
+            _place(scan.findings[m.finding])
+            for m in matches
+            if m.finding is not None and m.mark is None
+        ],
+        "warnings": [clause.replace(series_uid, name) for clause in scan.warnings],
         "has_outlines": series_uid in dataset.outlines,
         "files": files,
         "made_from": wanted,
     }
     write_text(entry_path, json.dumps(entry, indent=1))
     return entry
+
+
+@contextlib.contextmanager
+def _readable(series_uid: str) -> Iterator[None]:
+    """What the file system says about a scan's own files is a fault of the scan."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or series_uid}: cannot be read ({error.strerror}); copy it again"
+        ) from error
+
+
+def _place(finding: Finding) -> dict:
+    return {
+        "centre_mm": [round(float(v), 3) for v in finding.centre_mm],
+        "diameter_mm": round(float(finding.diameter_mm), 2),
+        "readers": finding.readers,
+        "counts": finding.included,
+    }
 
 
 def foreground(scan: Scan) -> dict:

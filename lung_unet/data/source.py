@@ -5,10 +5,11 @@ import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
+from lung_unet.data.annotations import MIN_READERS, Match
 from lung_unet.data.dicom import Dicom
 from lung_unet.data.dicom_series import is_dicom
 from lung_unet.data.image_folder import ImageFolder
-from lung_unet.data.luna16 import MIN_READERS, Luna16, Match
+from lung_unet.data.luna16 import Luna16
 from lung_unet.data.scan import Scan
 from lung_unet.errors import InputError
 from lung_unet.files import folders_below
@@ -17,7 +18,8 @@ from lung_unet.files import folders_below
 class Source(Protocol):
     """An index of a folder of scans that reads one scan at a time; it can be sent to a process.
 
-    What it keeps of a series is in dicts by the series' UID; its lists are about the whole folder.
+    What it keeps of a series is in dicts by the series' UID; its lists are about the whole folder,
+    as are `rows`, which `only` empties.
     """
 
     @property
@@ -43,6 +45,10 @@ class Source(Protocol):
     @property
     def notes(self) -> Sequence[str]:
         """What is missing, left out or moved, a line each, naming series and no files."""
+
+    @property
+    def rows(self) -> Mapping[str, dict[str, int]]:
+        """Of each table: its "rows", those "matched" to a scan that is here, and those "left"."""
 
     @property
     def outlines(self) -> Collection[str]:

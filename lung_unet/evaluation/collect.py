@@ -23,7 +23,7 @@ from lung_unet.data.labels import agreement
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.records import ScanRecord
 from lung_unet.data.scan import Finding
-from lung_unet.data.tables import Listed, read_candidates
+from lung_unet.data.tables import Listed, count_rows, describe_rows, read_candidates
 from lung_unet.errors import InputError
 from lung_unet.evaluation.candidates import VERSION, find_candidates, marks_of
 from lung_unet.evaluation.ensemble import Predict
@@ -180,6 +180,8 @@ class Collector:
                 "candidates of these scans (with their pseudonyms, where they were prepared with "
                 "these)"
             )
+        names = [uid for uid, rows in table.items() for _ in rows]
+        print(describe_rows(str(path), count_rows(names, known)))
         if missing := len(known - table.keys()):
             print(f"{path}: has no candidate in {missing} of {len(known)} scans")
         self.settings["csv"] = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -17,6 +17,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from lung_unet.data.consistency import consistency
 from lung_unet.data.inspection import (
     diameters,
     histogram,
@@ -52,6 +53,7 @@ PIXELS, VIEW_MM = 200, 40.0  # of a picture
 SPAN_HU = 100  # of the histogram, at least
 VOTES = ("#ffe9a8", "#ffb84d", "#ff7043", "#e0218a")  # by one reader at least, two, three, four
 SHEET = """
+pre { white-space: pre-wrap; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(152px, 1fr)); gap: 14px; }
 figure { margin: 0; } figure img { border-radius: 6px; }
 figcaption { font-size: 13px; color: var(--soft); margin-top: 3px; }
@@ -71,12 +73,15 @@ def inspect(folder: str | pathlib.Path) -> pathlib.Path:
     manifest = dataset.manifest
     try:
         found, scans = tables(manifest), scan_rows(manifest)
+        told = html.escape("\n".join(consistency(manifest, most=None)))
         facts = {"source": manifest["source"], **manifest["settings"], "notes": manifest["notes"]}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{dataset.folder / NAME}: is broken ({error!r}); remove it and run prepare again"
         ) from error
     print_tables(found, Console())
+    for line in consistency(manifest):
+        print(line)
     print(verdict(manifest))
     total = found["Scans"][-1]
     sections = {
@@ -93,6 +98,7 @@ def inspect(folder: str | pathlib.Path) -> pathlib.Path:
         + f'<div class="pair">{table(found["Ranges"])}{table(found["Lungs"])}</div>',
         "Distributions": chart("histograms.png", plot_histograms, [manifest], (10.4, 5.6), {}),
         "Nodules": contact_sheet(dataset),
+        "Dropped, guessed or different": f"<pre>{told}</pre>",
         "Spheres": table(found["Spheres"]) or "<p>Every annotation has a reader's outline.</p>",
         "Subsets": table(found["Scans"]),
         "Scans": table(scans),

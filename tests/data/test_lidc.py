@@ -14,7 +14,6 @@ from xml.etree import ElementTree
 import hypothesis
 import numpy as np
 import pytest
-from absl import logging
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -319,14 +318,27 @@ def test_half_a_slice_off_is_tolerated(find, k, off_mm):
     assert found.low[0] == k
 
 
-def test_outlines_outside_the_scan_are_left_out_with_a_warning(find, monkeypatch):
-    warned = []
-    monkeypatch.setattr(logging, "warning", lambda *args: warned.append(args))
-    inside = block()
-    (found,) = find(inside + block(z=8) + nodule(roi(z_of(2), square(20, 62, 4))))
-    assert np.array_equal(found.votes, np.ones((1, 4, 4))) and len(warned) == 1
-    (found,) = find(block(z=6, slices=4))
-    assert found.votes.shape == (2, 4, 4) and len(warned) == 2
+def test_outlines_outside_the_scan_are_left_out_and_counted(read):
+    def found(*sessions):
+        return lidc.findings_and_losses(read(message(*sessions)), GRID)
+
+    (finding,), losses = found(block() + block(z=8) + nodule(roi(z_of(2), square(20, 62, 4))))
+    assert np.array_equal(finding.votes, np.ones((1, 4, 4)))
+    (clause,) = losses
+    assert clause.startswith("2 of 3 ") and f"{z_of(2):g} to {z_of(8):g} mm" in clause
+    (finding,), (clause,) = found(block(z=6, slices=4))
+    assert finding.votes.shape == (2, 4, 4) and clause.startswith("2 of 4 ")
+    assert found(block())[1] == ()
+
+
+def test_sessions_beyond_the_fourth_of_a_finding_are_counted(read):
+    _, losses = lidc.findings_and_losses(
+        read(message(*[block(side=s) for s in (4, 5, 6, 7)])), GRID
+    )
+    assert losses == ()
+    six = [block(side=s) for s in (4, 5, 6, 7, 8, 9)]
+    (found,), (clause,) = lidc.findings_and_losses(read(message(*six)), GRID)
+    assert found.readers == 4 and clause.startswith("1 findings") and "6 reading" in clause
 
 
 def test_marks_all_outside_are_of_another_scan(find):

@@ -13,7 +13,6 @@ from lung_unet.data.luna16 import Luna16
 from lung_unet.data.manifest import (
     SPLITS,
     Dataset,
-    consistency,
     split_subsets,
     write_manifest,
 )
@@ -174,21 +173,3 @@ def test_the_identity_goes_by_the_content(prepared, done):
     for key, value in changes:
         (done / "manifest.json").write_text(json.dumps(manifest | {key: value}))
         assert Dataset(done).identity != Dataset(prepared).identity
-
-
-def test_what_prepare_tells_of_lungs_and_of_annotations_without_outline(prepared):
-    manifest = json.loads((prepared / "manifest.json").read_text())
-    assert list(consistency(manifest)) == ["lungs: 4 from seg-lungs-LUNA16, 0 computed"]
-    entries = manifest["scans"]
-    entries[0]["lungs"] = "computed"
-    entries[1]["has_outlines"] = True
-    entries[1]["spheres"] = [{"centre_mm": [1.0, 2.0, 3.0], "diameter_mm": 7.25}] * 12
-    lines = list(consistency(manifest))
-    assert lines[0] == "lungs: 3 from seg-lungs-LUNA16, 1 computed"
-    assert lines[1] == "12 annotations matched no reader's outline and became spheres:"
-    assert lines[2:-1] == ["  1.2.1: 7.2 mm at x 3.0, y 2.0, z 1.0 mm"] * 10
-    assert "2 more" in lines[-1]
-    entries[3]["files"]["nodule"]["records"] = 0
-    assert list(consistency(manifest))[-1].startswith(
-        "1.2.3: 1 of its nodules lie beyond the lungs"
-    )

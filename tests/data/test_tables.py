@@ -83,7 +83,7 @@ def test_what_is_no_table(table, content):
 def test_missing_file_and_folder(tmp_path):
     refused(read_marks, tmp_path / "none.csv", "no such file")
     refused(read_marks, tmp_path, "cannot be read")
-    refused(read_series_uids, tmp_path / "none.csv", "cannot be read")
+    refused(read_series_uids, tmp_path / "none.csv", "no such file")
     refused(read_series_uids, tmp_path, "cannot be read")
 
 
@@ -153,9 +153,13 @@ def test_candidates_are_grouped_by_series(table):
     np.testing.assert_array_equal(found["1.2"][1].centre_mm, [4, 5, 6])
 
 
-@pytest.mark.parametrize("row", ["1.2,3,2,1,2", "1.2,3,2,1,", "1.2,3,2,nan,0", "1.2,x,2,1,1"])
-def test_a_candidate_that_cannot_be_is_named_by_its_line(table, row):
-    refused(read_candidates, table(f"{CANDIDATES}1.2,1,1,1,0\n{row}\n"), "line 3.*class 0 or 1")
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [("1.2,3,2,1,2", "class"), ("1.2,3,2,1,", "class"), ("1.2,3,2,nan,0", "coordZ"),
+     ("1.2,x,2,1,1", "coordX")],
+)  # fmt: skip
+def test_a_candidate_that_cannot_be_is_named_by_its_line(table, row, column):
+    refused(read_candidates, table(f"{CANDIDATES}1.2,1,1,1,0\n{row}\n"), f"line 3.*{column}")
 
 
 def test_candidates_without_classes_are_refused(table):
