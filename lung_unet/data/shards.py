@@ -93,10 +93,11 @@ def prepare_scan(
     rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
     centres = [f.centre_mm for f in counted if volume.grid.holds(f.centre_mm)]
     centres = list(map(volume.grid.to_voxel, centres))
+    warnings = tuple(clause.replace(series_uid, name) for clause in scan.warnings)  # a pseudonym
     records: dict[str, Iterable[Block | ScanRecord]] = {  # blocks one by one: they are large
         "nodule": nodule_blocks(volume.hu, labels, centres, settings, rng),
         "background": lung_blocks(volume.hu, labels, volume.lungs, settings),
-        "scan": [ScanRecord(name, volume, scan.findings, scan.warnings)],
+        "scan": [ScanRecord(name, volume, scan.findings, warnings)],
     }
     if entry_path.exists():  # neither it nor the manifest vouches for shards that change now
         (out / MANIFEST).unlink(missing_ok=True)
@@ -150,7 +151,7 @@ def prepare_scan(
             for m in matches
             if m.finding is not None and m.mark is None
         ],
-        "warnings": [clause.replace(series_uid, name) for clause in scan.warnings],
+        "warnings": list(warnings),
         "has_outlines": series_uid in dataset.outlines,
         "files": files,
         "made_from": wanted,
