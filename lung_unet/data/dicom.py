@@ -16,8 +16,10 @@ import pathlib
 from rich.progress import track
 
 from lung_unet.data import lidc
+from lung_unet.data.dicom_acquisitions import scans_of
+from lung_unet.data.dicom_checks import fault
 from lung_unet.data.dicom_header import Header
-from lung_unet.data.dicom_series import ct_slices, fault, in_two_folders, read_volume, series_in
+from lung_unet.data.dicom_series import ct_slices, in_two_folders, read_volume, series_in
 from lung_unet.data.images import check_chest, hounsfield
 from lung_unet.data.luna16 import MIN_READERS, Match
 from lung_unet.data.lungs import segment_lungs
@@ -73,9 +75,17 @@ class Dicom:
                 if uid in seen:
                     raise in_two_folders(seen[uid], slices)
                 seen[uid] = slices
+                parts = scans_of(slices)
+                if len(parts) > 1:
+                    labels = ", ".join(part.label for part in parts)
+                    self.notes.append(
+                        f"series {uid} is left out: it has {len(parts)} scans ({labels}), and the "
+                        "readings do not say of which they are"
+                    )
+                    continue
                 wrong = fault(slices)
                 if wrong is not None:
-                    self.notes.append(f"series {uid} is left out: {wrong}")
+                    self.notes.append(f"series {uid} is left out: {wrong.what}")
                     continue
                 if uid not in self.outlines:
                     unread.append(uid)
@@ -111,12 +121,13 @@ class Dicom:
         slices = series_in(self.files[series_uid]).get(series_uid, [])
         if len(slices) != len(self.files[series_uid]):
             raise InputError(f"{folder}: series {series_uid} has changed meanwhile; run again")
-        array, grid = read_volume(slices, folder)
+        array, grid, warnings = read_volume(slices, folder)
         hu = hounsfield(array, folder)
         check_chest(folder, hu)
         marks = lidc.read_marks(self.outlines[series_uid])[series_uid]
         findings = tuple(ignored(lidc.findings(marks, grid, self.min_readers), grid))
-        return Scan(series_uid, grid, hu, segment_lungs(hu, grid), "computed", findings), []
+        lungs = segment_lungs(hu, grid)
+        return Scan(series_uid, grid, hu, lungs, "computed", findings, warnings), []
 
     def fingerprint(self, series_uid: str) -> str:
         """A hash that changes when anything the scan is read from changes."""
