@@ -59,13 +59,16 @@ def begins_as_dicom(head: bytes) -> bool:
     """Whether the first 132 bytes of a file are DICOM's, with a preamble or without."""
     if head[PREAMBLE:] == b"DICM":
         return True
-    if len(head) < 12:
-        return False
-    for order in "<>":
-        group, number = struct.unpack_from(order + "HH", head)
-        if group in (2, 8) and number <= 0x70:
-            (length,) = struct.unpack_from(order + "I", head, 4)
-            return head[4:6] in SHORT | LONG or length <= 128
+    for order in "<>":  # without: one of the first elements there are, then a later one
+        try:
+            tag, vr, length, value = _header(head, 0, head[4:6] not in SHORT | LONG, order)
+            if tag >> 16 in (2, 8) and tag & 0xFFFF <= 0x70:
+                if value + length + 4 > len(head):
+                    return bool(vr)
+                group, number = struct.unpack_from(order + "HH", head, value + length)
+                return tag < group << 16 | number and group in (2, 8)
+        except struct.error:
+            return False
     return False
 
 

@@ -4,12 +4,23 @@ Of the patient only a pseudonym leaves this file: no name, date or number.
 """
 
 import dataclasses
+import io
 import mmap
 import pathlib
 import re
 import struct
 
-from lung_unet.data.dicom_elements import PIXELS, Element, Encoding, outermost, read_encoding
+import pydicom
+
+from lung_unet.data.dicom_elements import (
+    LONG,
+    PIXELS,
+    SHORT,
+    Element,
+    Encoding,
+    outermost,
+    read_encoding,
+)
 from lung_unet.data.dicom_pixels import Pixels, unreadable
 from lung_unet.data.patients import patient_key
 from lung_unet.errors import InputError
@@ -149,6 +160,28 @@ def read_header(path: pathlib.Path) -> Header | None:
             table=TABLE in values,
         ),
     )
+
+
+def read_attributes(path: pathlib.Path, keywords: tuple[str, ...]) -> pydicom.Dataset:
+    """The attributes of these names that a file has; it is walked as by `read_header`.
+
+    Raises:
+      ValueError, struct.error: the file is damaged. OSError: it cannot be read.
+    """
+    tags = {pydicom.datadict.tag_for_keyword(keyword) for keyword in keywords}
+    found = io.BytesIO()
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        encoding = read_encoding(data)
+        for tag, vr, start, value, end, _ in outermost(encoding):
+            if tag not in tags:
+                continue
+            if vr and vr not in SHORT | LONG:  # pydicom would take its length for another
+                head = struct.pack(encoding.order + "HH", tag >> 16, tag & 0xFFFF)
+                found.write(head + b"UN\0\0" + struct.pack(encoding.order + "I", end - value))
+                start = value
+            found.write(encoding.data[start:end])
+    found.seek(0)
+    return pydicom.filereader.read_dataset(found, encoding.implicit, encoding.order == "<")
 
 
 def _collect(encoding: Encoding, values: dict[int, bytes]) -> tuple[Element | None, bool]:
