@@ -18,7 +18,7 @@ from rich.progress import track
 from lung_unet.data import lidc
 from lung_unet.data.dicom_header import Header
 from lung_unet.data.dicom_series import ct_slices, fault, in_two_folders, read_volume, series_in
-from lung_unet.data.images import check_chest, hounsfield
+from lung_unet.data.hounsfield import hounsfield
 from lung_unet.data.luna16 import MIN_READERS, Match
 from lung_unet.data.lungs import segment_lungs
 from lung_unet.data.patients import subset_of
@@ -113,7 +113,6 @@ class Dicom:
             raise InputError(f"{folder}: series {series_uid} has changed meanwhile; run again")
         array, grid = read_volume(slices, folder)
         hu = hounsfield(array, folder)
-        check_chest(folder, hu)
         marks = lidc.read_marks(self.outlines[series_uid])[series_uid]
         findings = tuple(ignored(lidc.findings(marks, grid, self.min_readers), grid))
         return Scan(series_uid, grid, hu, segment_lungs(hu, grid), "computed", findings), []

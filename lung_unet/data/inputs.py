@@ -10,7 +10,8 @@ from rich.progress import track
 
 from lung_unet.data.dicom_header import Header
 from lung_unet.data.dicom_series import ct_slices, in_two_folders, read_volume, series_in
-from lung_unet.data.images import SUFFIXES, check_chest, hounsfield, read_image
+from lung_unet.data.hounsfield import hounsfield
+from lung_unet.data.images import SUFFIXES, read_image
 from lung_unet.data.lungs import segment_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.scan import Scan
@@ -107,7 +108,6 @@ def read_input(source: Input) -> Scan:
     else:
         array, grid = read_image(source.path)
     hu = hounsfield(array, source)
-    check_chest(source, hu)
     return Scan(source.series_uid, grid, hu, segment_lungs(hu, grid))
 
 
