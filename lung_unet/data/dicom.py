@@ -26,7 +26,7 @@ from lung_unet.data.dicom_series import (
     series_in,
     sound_series_in,
 )
-from lung_unet.data.images import check_chest, hounsfield
+from lung_unet.data.hounsfield import hounsfield
 from lung_unet.data.luna16 import MIN_READERS, Match
 from lung_unet.data.lungs import segment_lungs
 from lung_unet.data.patients import subset_of
@@ -135,8 +135,7 @@ class Dicom:
         if len(slices) != len(self.files[series_uid]):
             raise InputError(f"{folder}: series {series_uid} has changed meanwhile; run again")
         array, grid, warnings = read_volume(slices, folder)
-        hu = hounsfield(array, folder)
-        check_chest(folder, hu)
+        hu = hounsfield(array, ": ".join([str(folder), *warnings]))
         marks = lidc.read_marks(self.outlines[series_uid])[series_uid]
         findings = tuple(ignored(lidc.findings(marks, grid, self.min_readers), grid))
         lungs = segment_lungs(hu, grid)

@@ -22,7 +22,8 @@ import numpy as np
 from scipy import ndimage
 
 from lung_unet.data.geometry import check_same_grid
-from lung_unet.data.images import check_chest, hounsfield, read_image
+from lung_unet.data.hounsfield import hounsfield
+from lung_unet.data.images import read_image
 from lung_unet.data.luna16 import Match
 from lung_unet.data.lungs import LEFT, segment_lungs
 from lung_unet.data.metaimage import data_file
@@ -90,7 +91,6 @@ class ImageFolder:
         path = self.paths[series_uid]
         array, grid = read_image(path)
         hu = hounsfield(array, path)
-        check_chest(path, hu)
         findings = findings_of(_read_mask(self.labels[series_uid], grid, path), grid)
         if series_uid in self.lungs:
             lungs = _read_mask(self.lungs[series_uid], grid, path).astype(bool) * np.uint8(LEFT)

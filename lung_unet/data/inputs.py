@@ -12,7 +12,8 @@ from rich.progress import track
 from lung_unet.data.dicom_acquisitions import scans_of
 from lung_unet.data.dicom_header import DamagedFile, Header
 from lung_unet.data.dicom_series import ct_slices, in_two_folders, read_volume, sound_series_in
-from lung_unet.data.images import SUFFIXES, check_chest, hounsfield, read_image
+from lung_unet.data.hounsfield import hounsfield
+from lung_unet.data.images import SUFFIXES, read_image
 from lung_unet.data.lungs import segment_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.scan import Scan
@@ -115,8 +116,7 @@ def read_input(source: Input) -> Scan:
     else:
         array, grid = read_image(source.path)
         warnings = ()
-    hu = hounsfield(array, source)
-    check_chest(source, hu)
+    hu = hounsfield(array, ": ".join([str(source), *warnings]))
     lungs = segment_lungs(hu, grid)
     return Scan(source.series_uid, grid, hu, lungs, warnings=source.warnings + warnings)
 
