@@ -135,7 +135,7 @@ class Dicom:
         if len(slices) != len(self.files[series_uid]):
             raise InputError(f"{folder}: series {series_uid} has changed meanwhile; run again")
         array, grid, warnings = read_volume(slices, folder)
-        hu = hounsfield(array, ": ".join([str(folder), *warnings]))
+        hu = hounsfield(array, f"{folder}: {'; '.join(warnings)}" if warnings else folder)
         marks = lidc.read_marks(self.outlines[series_uid])[series_uid]
         findings = tuple(ignored(lidc.findings(marks, grid, self.min_readers), grid))
         lungs = segment_lungs(hu, grid)

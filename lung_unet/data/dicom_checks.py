@@ -12,7 +12,7 @@ from lung_unet.data.dicom_pixels import unreadable
 
 SAME_MM = 0.01  # closer slices lie in one place
 UNEVEN = 0.1  # of the distance between slices: how far one may lie from an even place
-ROUNDED_MM = 0.1  # the same, of positions that are rounded to a tenth of a millimetre
+ROUNDED_MM = 0.1  # the same, of positions that are rounded to this
 HOUNSFIELD = ("", "HU", "US", "HU_MOD")  # PS3.3, C.11.1.1.2; US is unspecified
 
 
@@ -84,21 +84,23 @@ def _misplaced(slices: list[Header]) -> Fault | None:
 def _unevenness(slices: list[Header], steps: np.ndarray) -> Fault | None:
     normal = _normal(slices[0])
     along = steps @ normal
+    tenths = np.array([s.position for s in slices]) / ROUNDED_MM
+    rounded_mm = ROUNDED_MM if np.abs(tenths - np.rint(tenths)).max() < 1e-3 else 0.0
     aside_mm = np.linalg.norm(np.cumsum(steps - along[:, None] * normal, axis=0), axis=1)
-    if aside_mm.max() > max(0.5 * min(slices[0].spacing_mm or ()), 2 * ROUNDED_MM):
+    if aside_mm.max() > max(0.5 * min(slices[0].spacing_mm or ()), 2 * rounded_mm):
         degrees = np.degrees(np.arctan2(aside_mm[-1], along.sum()))
         return Fault(
             f"its slices are sheared by {aside_mm.max():.1f} mm (gantry tilt {degrees:.1f}°)",
             "convert it to a straight NIfTI file, as with dcm2niix, and give that",
         )
     usual, widest = np.median(along), int(np.argmax(along))
-    if along[widest] > max(1.8 * usual, usual + 1.5 * ROUNDED_MM):
+    if along[widest] > max(1.8 * usual, usual + 1.5 * rounded_mm):
         ends = f"{_place(slices[widest])} and {_place(slices[widest + 1])}"
         return Fault(f"slices are missing between {ends}", "copy all of it, or leave it out")
     # A volume has one distance: what is not even would be stretched.
     places = np.concatenate([[0], np.cumsum(along)])
-    even = np.polyval(np.polyfit(range(len(places)), places, 1), range(len(places)))
-    if np.abs(places - even).max() <= max(UNEVEN * usual, ROUNDED_MM):
+    even = np.linspace(0, places[-1], len(places))
+    if np.abs(places - even).max() <= max(UNEVEN * usual, 1.5 * rounded_mm):
         return None
     return Fault(
         f"its slices are {along.min():g} to {along.max():g} mm apart",

@@ -116,7 +116,7 @@ def read_input(source: Input) -> Scan:
     else:
         array, grid = read_image(source.path)
         warnings = ()
-    hu = hounsfield(array, ": ".join([str(source), *warnings]))
+    hu = hounsfield(array, f"{source}: {'; '.join(warnings)}" if warnings else source)
     lungs = segment_lungs(hu, grid)
     return Scan(source.series_uid, grid, hu, lungs, warnings=source.warnings + warnings)
 
