@@ -18,9 +18,17 @@ from rich.progress import track
 
 from lung_unet.data import lidc
 from lung_unet.data.annotations import MIN_READERS, Match
-from lung_unet.data.dicom_header import Header
-from lung_unet.data.dicom_series import ct_slices, fault, in_two_folders, read_volume, series_in
-from lung_unet.data.images import check_chest, hounsfield
+from lung_unet.data.dicom_acquisitions import scans_of
+from lung_unet.data.dicom_checks import fault
+from lung_unet.data.dicom_header import DamagedFile, Header
+from lung_unet.data.dicom_series import (
+    ct_slices,
+    in_two_folders,
+    read_volume,
+    series_in,
+    sound_series_in,
+)
+from lung_unet.data.hounsfield import hounsfield
 from lung_unet.data.lungs import scan_with_lungs
 from lung_unet.data.patients import subset_of
 from lung_unet.data.scan import Scan
@@ -40,7 +48,8 @@ class Dicom:
     are not on disk.
 
     Raises:
-      InputError: a damaged file, a series in two folders, or no CT series with a reading.
+      InputError: a series in two folders, or no CT series with a reading. A damaged file is an
+        error of its series, or of all in its folder where it does not say which that is.
     """
 
     kind = "DICOM"
@@ -61,13 +70,20 @@ class Dicom:
         self.files: dict[str, tuple[pathlib.Path, ...]] = {}
         self.subsets: dict[str, int] = {}
         self.patients: dict[str, str] = {}
+        self.broken: dict[str, DamagedFile] = {}  # told when the series is read
         self.notes: list[str] = []
         unread: list[str] = []
         others: collections.Counter[str] = collections.Counter()
         seen: dict[str, list[Header]] = {}
+        all_damaged: list[DamagedFile] = []
         folders = sorted(folders_below(self.root, self._note))
         for folder in track(folders, "DICOM headers", disable=len(folders) < FEW):
-            for uid, series in series_in(folder.iterdir()).items():
+            found, damaged = sound_series_in(folder.iterdir())
+            for error in damaged:  # it may be of any series of its folder
+                of = {error.series_uid} if error.series_uid else found.keys()
+                self.broken |= {uid: error for uid in of if uid not in self.broken}
+            all_damaged += damaged
+            for uid, series in found.items():
                 slices, other = ct_slices(series)
                 if other:
                     others[other] += 1
@@ -75,8 +91,8 @@ class Dicom:
                 if uid in seen:
                     raise in_two_folders(seen[uid], slices)
                 seen[uid] = slices
-                wrong = fault(slices)
-                if wrong is not None:
+                wrong = None if uid in self.broken else _no_scan(slices)
+                if wrong:
                     self.notes.append(f"series {uid} is left out: {wrong}")
                     continue
                 if uid not in self.outlines:
@@ -87,9 +103,14 @@ class Dicom:
         if unread:
             some = ", ".join(unread[:SOME]) + (", …" if len(unread) > SOME else "")
             self.notes.append(f"{len(unread)} CTs that no reader's XML names are left out: {some}")
+        self.broken = {uid: error for uid, error in self.broken.items() if uid in self.files}
+        told = self.broken.values()
+        left = [e for e in all_damaged if e not in told and e.series_uid not in self.broken]
+        if left:
+            self.notes.append(f"{len(left)} damaged DICOM files more are left out")
         if others:
-            found = ", ".join(f"{count} {other}" for other, count in sorted(others.items()))
-            self.notes.append(f"series that are no CT are left out: {found}")
+            kinds = ", ".join(f"{count} {other}" for other, count in sorted(others.items()))
+            self.notes.append(f"series that are no CT are left out: {kinds}")
         if not self.files:
             said = self.notes[0] if self.notes else "no DICOM series in it"
             raise InputError(
@@ -109,20 +130,31 @@ class Dicom:
         """The scan on its own grid with its findings; there are no annotations to match."""
         if series_uid not in self.files:
             raise InputError(f"{self.root}: series {series_uid} is not in it, or cannot be used")
+        if series_uid in self.broken:
+            raise self.broken[series_uid]
         folder = self.files[series_uid][0].parent
         slices = series_in(self.files[series_uid]).get(series_uid, [])
         if len(slices) != len(self.files[series_uid]):
             raise InputError(f"{folder}: series {series_uid} has changed meanwhile; run again")
-        array, grid = read_volume(slices, folder)
-        hu = hounsfield(array, folder)
-        check_chest(folder, hu)
+        array, grid, warnings = read_volume(slices, folder)
+        hu = hounsfield(array, f"{folder}: {'; '.join(warnings)}" if warnings else folder)
         marks = lidc.read_marks(self.outlines[series_uid])[series_uid]
         found, losses = lidc.findings_and_losses(marks, grid, self.min_readers)
         findings = tuple(ignored(found, grid))
-        return scan_with_lungs(series_uid, grid, hu, findings, losses), []
+        return scan_with_lungs(series_uid, grid, hu, findings, warnings + losses), []
 
     def fingerprint(self, series_uid: str) -> str:
         """A hash that changes when anything the scan is read from changes."""
         seen = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in self.files[series_uid]]
         outlines = [hashlib.sha256(p.read_bytes()).hexdigest() for p in self.outlines[series_uid]]
         return hashlib.sha256(json.dumps([seen, outlines]).encode()).hexdigest()
+
+
+def _no_scan(slices: list[Header]) -> str | None:
+    """Why the slices of a series are not one scan; None if they are."""
+    parts = scans_of(slices)
+    if len(parts) > 1:
+        labels = ", ".join(part.label for part in parts)
+        return f"it has {len(parts)} scans ({labels}), and its readings do not say which is theirs"
+    wrong = fault(slices)
+    return wrong and wrong.what

@@ -1,40 +1,51 @@
-"""A DICOM series as a volume: its slices in order, what is wrong with them, their grid and voxels.
-
-DICOM PS3.3, C.7.6.2 (image plane). Pixels are decoded, and scaled to HU, by SimpleITK's GDCM.
-"""
+"""The DICOM series of a folder, and one as a volume: its grid and its HU, rescaled by slice."""
 
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-import SimpleITK as sitk
 
-from lung_unet.data.dicom_header import Header, read_header
+from lung_unet.data.dicom_checks import fault, in_order
+from lung_unet.data.dicom_elements import begins_as_dicom
+from lung_unet.data.dicom_header import DamagedFile, Header, read_header
+from lung_unet.data.dicom_pixels import Pixels, beyond, lowest_bit, read_bits, values_of
 from lung_unet.data.geometry import check_grid
 from lung_unet.data.scan import Grid
 from lung_unet.errors import InputError
-
-SAME_MM = 0.01  # closer slices lie in one place
-UNEVEN = 0.2  # of the distance between slices: more than positions are rounded to
 
 
 def series_in(files: Iterable[pathlib.Path]) -> dict[str, list[Header]]:
     """The slices of each series among `files`, by series UID; what is not DICOM is left out.
 
     Raises:
-      InputError: a DICOM file is damaged or cut short.
+      DamagedFile: a DICOM file is damaged or cut short.
     """
+    series, damaged = sound_series_in(files)
+    if damaged:
+        raise damaged[0]
+    return series
+
+
+def sound_series_in(
+    files: Iterable[pathlib.Path],
+) -> tuple[dict[str, list[Header]], list[DamagedFile]]:
+    """As `series_in`, and the DICOM files that are damaged instead of an exception."""
     series: dict[str, list[Header]] = {}
+    damaged = []
     for path in sorted(files):
-        header = read_header(path) if is_dicom(path) else None
+        try:
+            header = read_header(path) if is_dicom(path) else None
+        except DamagedFile as error:
+            damaged.append(error)
+            continue
         if header is not None:
             series.setdefault(header.series_uid, []).append(header)
-    return series
+    return series, damaged
 
 
 def ct_slices(series: list[Header]) -> tuple[list[Header], str]:
     """The slices of a series' volume; what it is instead where it has none."""
-    if series[0].modality != "CT":
+    if all(s.modality != "CT" for s in series):
         return [], f"{series[0].modality} series"
     slices = [s for s in series if not s.aside]
     return slices, "" if slices else "localizer or captured screen"
@@ -48,98 +59,98 @@ def is_dicom(path: pathlib.Path) -> bool:
         return True
     try:
         with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return begins_as_dicom(file.read(132))
     except OSError:
         return True  # so that its reader tells why it cannot be read
 
 
-def fault(slices: list[Header]) -> str | None:
-    """Why the slices of a series are no volume: what is wrong, and where; None if they are one."""
-    if len(slices) < 2:
-        return f"it has {len(slices)} slice, a CT volume needs more"
-    if len({s.patient for s in slices}) > 1:
-        return "its slices are of several patients"
-    if not all(s.plain for s in slices):
-        return "a slice is not one whole frame of grey values"
-    for name in ("position", "orientation", "spacing_mm"):
-        if any(getattr(s, name) is None for s in slices):
-            return f"the {name.removesuffix('_mm')} of a slice is missing or broken"
-    axes = np.array([s.orientation for s in slices]).reshape(-1, 2, 3)
-    if not np.allclose(axes @ axes.transpose(0, 2, 1), np.eye(2), atol=1e-3):
-        return "the orientation of a slice is no pair of directions at right angles"
-    for name in ("shape", "spacing_mm", "orientation"):
-        values = np.array([getattr(s, name) for s in slices])
-        other = np.flatnonzero(np.abs(values - np.median(values, axis=0)).max(axis=1) > 1e-3)
-        if len(other):
-            return (
-                f"the slice at {_place(slices[other[0]])} is of another {name.removesuffix('_mm')}"
-            )
-    slices = in_order(slices)
-    steps = np.diff([s.position for s in slices], axis=0)
-    for slice_, step in zip(slices, steps, strict=False):
-        if np.linalg.norm(step) < SAME_MM:
-            return f"the slice at {_place(slice_)} is there twice"
-    return _unevenness(slices, steps)
+def read_volume(
+    slices: list[Header], path: pathlib.Path, part: str = ""
+) -> tuple[np.ndarray, Grid, tuple[str, ...]]:
+    """HU (z, y, x), integers where every slice's rescale is integer; their grid; and warnings.
 
-
-def _unevenness(slices: list[Header], steps: np.ndarray) -> str | None:
-    normal = _normal(slices[0])
-    along = steps @ normal
-    aside_mm = np.linalg.norm(np.cumsum(steps - along[:, None] * normal, axis=0), axis=1)
-    if aside_mm.max() > 0.5 * min(slices[0].spacing_mm or ()):
-        degrees = np.degrees(np.arctan2(aside_mm[-1], along.sum()))
-        return f"its slices are sheared by {aside_mm.max():.1f} mm (gantry tilt {degrees:.1f}°)"
-    if np.ptp(along) > UNEVEN * np.median(along):  # ITK would stretch the volume and go on
-        usual, widest = np.median(along), int(np.argmax(along))
-        if along[widest] > (2 - UNEVEN) * usual:
-            ends = f"{_place(slices[widest])} and {_place(slices[widest + 1])}"
-            return f"slices are missing between {ends}"
-        return f"its slices are {along.min():g} to {along.max():g} mm apart"
-    return None
-
-
-def in_order(slices: list[Header]) -> list[Header]:
-    """The slices of a volume along their normal."""
-    return sorted(slices, key=lambda s: (float(np.dot(s.position or (), _normal(s))), s.path))
-
-
-def _normal(slice_: Header) -> np.ndarray:
-    return np.cross(*np.array(slice_.orientation).reshape(2, 3))
-
-
-def _place(slice_: Header) -> str:
-    """Where a slice lies on the axis of the patient that it is across, for a message."""
-    if slice_.position is None or slice_.orientation is None:
-        return "an unknown place"
-    axis = int(np.argmax(np.abs(_normal(slice_))))
-    return f"{'xyz'[axis]} = {slice_.position[axis]:g} mm"
-
-
-def read_volume(slices: list[Header], path: pathlib.Path) -> tuple[np.ndarray, Grid]:
-    """HU (z, y, x), of the type that the files' scaling gives, and their grid.
+    Each slice is rescaled by itself: its bits, signedness, slope and intercept may be its own.
 
     Raises:
-      InputError: the slices are no volume, or their pixels cannot be decoded; it names `path`.
+      InputError: the slices are no volume, or their pixels cannot be decoded; it names `path`, and
+        the `part` of the series that the slices are.
     """
-    uid = slices[0].series_uid
     wrong = fault(slices)
     if wrong is not None:
-        raise InputError(f"{path}: series {uid}: {wrong}; copy the series again or leave it out")
+        name = slices[0].series_uid + (f", {part}" if part else "")
+        raise InputError(f"{path}: series {name}: {wrong.what}; {wrong.remedy}")
     slices = in_order(slices)
     grid = _grid(slices)
     check_grid(path, grid)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([str(s.path) for s in slices])
-    try:
-        image = reader.Execute()
-        array = sitk.GetArrayFromImage(image)
-    except (RuntimeError, MemoryError) as error:
-        raise InputError(
-            f"{path}: series {uid}: its pixels cannot be decoded; copy it again"
-        ) from (error)
-    if array.shape != grid.shape:
-        raise InputError(f"{path}: series {uid}: its pixels are no volume; copy it again")
-    return array, grid
+    lowest, warnings = _lowest_bits(slices, path)
+    array = np.empty(grid.shape, _hu_type(slices))
+    spilled = 0
+    for hu, slice_ in zip(array, slices, strict=True):
+        pixels = _pixels(slice_)
+        bits, low = read_bits(slice_.path, pixels, slice_.shape), lowest.get(pixels.layout, 0)
+        spilled += not pixels.overlays and beyond(bits, pixels, low)
+        slope, intercept = _scale(slice_)
+        hu[:] = values_of(bits, pixels, low) * slope + intercept
+    if spilled:
+        warnings.append(f"bits above the stored ones were left out, in {spilled} of its slices")
+    return array, grid, (*_guesses(slices), *warnings)
+
+
+def _guesses(slices: list[Header]) -> Iterator[str]:
+    """What is taken for granted of the values of slices that `fault` has nothing against."""
+    for name in ("slope", "intercept"):
+        if getattr(slices[0].rescale, name) is None:
+            yield f"its files have no rescale {name}; {'1' if name == 'slope' else '0'} was taken"
+    for units in sorted({s.rescale.units for s in slices} - {"", "HU"}):
+        yield f"its values are said to be {units} (RescaleType), and were taken for HU"
+    if any(_pixels(s).photometric == "MONOCHROME1" for s in slices):
+        yield "it is MONOCHROME1, as of a display; its values were rescaled to HU, not inverted"
+
+
+def _lowest_bits(slices: list[Header], path: pathlib.Path) -> tuple[dict[tuple, int], list[str]]:
+    """Where the stored bits begin, by layout, of those that say it is not at the lowest bit."""
+    lowest, warnings = {}, []
+    for layout in sorted({_pixels(s).layout for s in slices if not _pixels(s).aligned}):
+        of_it = [s for s in slices if _pixels(s).layout == layout]
+        bits = (read_bits(s.path, _pixels(s), s.shape) for s in of_it)
+        found = lowest_bit(bits, _pixels(of_it[0]))
+        _, stored, high, _ = layout
+        if found is None:
+            raise InputError(
+                f"{path}: series {of_it[0].series_uid}: HighBit {high} with BitsStored {stored} "
+                "does not say which bits are the values; export the series again"
+            )
+        lowest[layout] = found
+        if not found:
+            warnings.append(f"HighBit {high} was not believed; the {stored} lowest bits are used")
+    return lowest, warnings
+
+
+def _hu_type(slices: list[Header]) -> np.dtype:
+    """The smallest type that holds the HU of all slices."""
+    bounds: list[float] = []
+    for slice_ in slices:
+        pixels, (slope, intercept) = _pixels(slice_), _scale(slice_)
+        if isinstance(slope, float):
+            return np.dtype(np.float32)
+        floor = -(1 << pixels.stored - 1) if pixels.signed else 0
+        bounds += [v * slope + intercept for v in (floor, floor + (1 << pixels.stored) - 1)]
+    return np.promote_types(
+        np.min_scalar_type(int(min(bounds))), np.min_scalar_type(int(max(bounds)))
+    )
+
+
+def _scale(slice_: Header) -> tuple[float, float]:
+    """Slope and intercept, as int where both are integers."""
+    slope, intercept = slice_.rescale.slope, slice_.rescale.intercept
+    slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
+    whole = slope.is_integer() and intercept.is_integer()
+    return (int(slope), int(intercept)) if whole else (slope, intercept)
+
+
+def _pixels(slice_: Header) -> Pixels:
+    assert slice_.pixels is not None  # `fault` has looked
+    return slice_.pixels
 
 
 def _grid(slices: list[Header]) -> Grid:

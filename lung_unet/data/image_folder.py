@@ -19,7 +19,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from lung_unet.data.annotations import Match
-from lung_unet.data.images import check_chest, hounsfield, read_image
+from lung_unet.data.hounsfield import hounsfield
+from lung_unet.data.images import read_image
 from lung_unet.data.label_volume import findings_of, read_labels, read_mask, remarks
 from lung_unet.data.lungs import LEFT, scan_with_lungs
 from lung_unet.data.metaimage import data_file
@@ -87,7 +88,6 @@ class ImageFolder:
         path = self.paths[series_uid]
         array, grid = read_image(path)
         hu = hounsfield(array, path)
-        check_chest(path, hu)
         stated = self.nodules.get(series_uid)
         label = self.labels[series_uid]
         labels = read_labels(label, grid, path, without_nodule=stated == 0)

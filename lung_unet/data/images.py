@@ -22,7 +22,6 @@ from lung_unet.files import atomic_path
 
 SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd", ".nhdr")
 SCL_SLOPE = 112  # where a NIfTI-1 header has it, float32
-AIR_BELOW_HU = -300  # every CT of a chest has voxels below it
 SCANNER = 1  # an sform_code: these are the scanner's coordinates; ITK takes no others before qform
 STRAIGHT = 0.01  # cosine of the angle between two axes, at most: half a degree
 
@@ -110,31 +109,6 @@ def read_image(path: pathlib.Path) -> tuple[np.ndarray, Grid]:
             "resample it to a straight grid" if "orthonormal" in str(error) else "copy it again"
         )
         raise InputError(f"{path}: cannot be read ({_reason(error)}); {remedy}") from error
-
-
-def hounsfield(array: np.ndarray, path: object) -> np.ndarray:
-    """int16 HU of an image's voxels (z, y, x); values outside int16 are clipped.
-
-    Raises:
-      InputError: NaN or infinite values; it names `path`, or whatever the image is of.
-    """
-    if not np.issubdtype(array.dtype, np.integer):
-        if not np.isfinite(array).all():
-            raise InputError(f"{path}: holds NaN or infinite values; export it again as int16 HU")
-        array = np.rint(array)
-    if not np.can_cast(array.dtype, np.int16):
-        array = np.clip(array, -32768, 32767)
-    return array.astype(np.int16, copy=False)
-
-
-def check_chest(path: object, hu: np.ndarray) -> None:
-    """Refuses values that are no HU of a chest, as of an image that was scaled for display.
-
-    Raises:
-      InputError: no voxel is as dark as a lung.
-    """
-    if hu.min() > AIR_BELOW_HU:
-        raise InputError(f"{path}: its lowest value is {hu.min()}; give a chest CT in HU")
 
 
 def _check_nifti(path: pathlib.Path, reader: sitk.ImageFileReader) -> None:

@@ -5,12 +5,15 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 
 from rich.progress import track
 
-from lung_unet.data.dicom_header import Header
-from lung_unet.data.dicom_series import ct_slices, in_two_folders, read_volume, series_in
-from lung_unet.data.images import SUFFIXES, check_chest, hounsfield, read_image
+from lung_unet.data.dicom_acquisitions import scans_of
+from lung_unet.data.dicom_header import DamagedFile, Header
+from lung_unet.data.dicom_series import ct_slices, in_two_folders, read_volume, sound_series_in
+from lung_unet.data.hounsfield import hounsfield
+from lung_unet.data.images import SUFFIXES, read_image
 from lung_unet.data.lungs import scan_with_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.scan import Scan
@@ -28,9 +31,13 @@ class Input:
     series_uid: str  # an image file has none: its name
     path: pathlib.Path  # the image file, or the folder of the series
     slices: tuple[Header, ...] = ()  # of a DICOM series
+    part: str = ""  # of a series with several scans: which it is
+    warnings: tuple[str, ...] = ()  # what the search found odd, see `Scan`
 
     def __str__(self) -> str:
-        return f"{self.path} (series {self.series_uid})" if self.slices else str(self.path)
+        if not self.slices:
+            return str(self.path)
+        return f"{self.path} (series {self.series_uid}{', ' + self.part if self.part else ''})"
 
     @property
     def full_name(self) -> str:
@@ -53,8 +60,10 @@ def find_inputs(path: pathlib.Path, output: pathlib.Path) -> Inputs:
     Of a folder, the image files in it count, and every DICOM series in it and below it, but for
     what lies in `output`. A scan is named as its file without suffix, or as the folder of its
     series; where several would have one name, files keep their suffix and series add their UID.
-    What is no CT, a localizer, a captured screen or a single slice is left out. A folder with a
-    damaged DICOM file is refused whole, since the file could be a slice of any series.
+    A series of several scans is these, told apart by acquisition, say, and named after it.
+    What is no CT, a localizer, a captured screen or a single slice is left out. A series with a
+    damaged file is an error; where the file does not say of which series it is, the file is the
+    error, and each series of its folder has a warning.
 
     Raises:
       InputError: no such file or folder, or no scan in it.
@@ -103,12 +112,12 @@ def read_input(source: Input) -> Scan:
       InputError: it cannot be read, or its values are not HU.
     """
     if source.slices:
-        array, grid = read_volume(list(source.slices), source.path)
+        array, grid, warnings = read_volume(list(source.slices), source.path, source.part)
     else:
         array, grid = read_image(source.path)
-    hu = hounsfield(array, source)
-    check_chest(source, hu)
-    return scan_with_lungs(source.series_uid, grid, hu)
+        warnings = ()
+    hu = hounsfield(array, f"{source}: {'; '.join(warnings)}" if warnings else source)
+    return scan_with_lungs(source.series_uid, grid, hu, warnings=source.warnings + warnings)
 
 
 def _series_below(
@@ -124,11 +133,12 @@ def _series_below(
     places: dict[str, list[Input]] = collections.defaultdict(list)
     others: collections.Counter[str] = collections.Counter()
     for folder in track(folders, "DICOM headers", disable=len(folders) < FEW):
-        try:
-            found_here = series_in(folder.iterdir())
-        except InputError as error:
-            errors.append(error)
-            continue
+        found_here, damaged = sound_series_in(folder.iterdir())
+        errors += _in_one_line_each(damaged)
+        unknown = [error.path.name for error in damaged if not error.series_uid]
+        warnings = tuple(f"{name} beside it is damaged and may be its slice" for name in unknown)
+        for uid in {error.series_uid for error in damaged} & found_here.keys():
+            del found_here[uid]
         for uid, series in found_here.items():
             slices, other = ct_slices(series)
             if other:
@@ -144,14 +154,47 @@ def _series_below(
                 others["CT of one slice"] += 1
             else:
                 name = folder.resolve().name
-                places[uid].append(Input(name, uid, folder, tuple(slices)))
+                places[uid].append(Input(name, uid, folder, tuple(slices), warnings=warnings))
     found = []
     for inputs in places.values():
         if len(inputs) > 1:
             errors.append(in_two_folders(*(list(i.slices) for i in inputs[:2])))
         else:
-            found += inputs
+            found += _parts(inputs[0])
     return found, errors, others
+
+
+def _in_one_line_each(damaged: list[DamagedFile]) -> list[InputError]:
+    """An error for each series, and one for the files that do not say of which they are."""
+    by_series: dict[str, list[DamagedFile]] = collections.defaultdict(list)
+    for error in damaged:
+        by_series[error.series_uid].append(error)
+    errors: list[InputError] = []
+    for uid, (first, *rest) in by_series.items():
+        more = f" ({len(rest)} more files likewise)" if rest else ""
+        series = f"; its series {uid} is left out" if uid else ""
+        errors.append(InputError(f"{first}{series}{more}"))
+    return errors
+
+
+def _parts(series: Input) -> list[Input]:
+    """The scans of a series."""
+    parts = scans_of(list(series.slices))
+    if len(parts) == 1:
+        return [series]
+    return [
+        dataclasses.replace(
+            series,
+            name=f"{series.name}_{re.sub('[ ,]+', '_', part.label)}",
+            slices=tuple(part.slices),
+            part=part.label,
+            warnings=(
+                *series.warnings,
+                f"it is {part.label} of the {len(parts)} scans that share its series UID",
+            ),
+        )
+        for part in parts
+    ]
 
 
 def _named(found: list[Input]) -> list[Input]:

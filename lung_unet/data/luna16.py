@@ -17,7 +17,8 @@ import numpy as np
 from lung_unet.data import lidc, tables
 from lung_unet.data.annotations import MIN_READERS, Match, apply_list
 from lung_unet.data.geometry import check_same_grid
-from lung_unet.data.images import hounsfield, read_image
+from lung_unet.data.hounsfield import as_int16, hounsfield
+from lung_unet.data.images import read_image
 from lung_unet.data.lungs import LEFT, RIGHT, scan_with_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import read_patients, together
@@ -146,7 +147,7 @@ class Luna16:
             return None
         mask, own = read_image(path)
         check_same_grid(path, own, self.paths[series_uid], grid, LUNGS_OFF_GRID)
-        lungs = hounsfield(mask, path).astype(np.uint8)
+        lungs = as_int16(mask, path).astype(np.uint8)
         if lungs.any() and not np.isin(lungs, (RIGHT, LEFT)).any():
             raise InputError(
                 f"{path}: holds {np.unique(lungs[lungs > 0]).tolist()} but no lungs, which LUNA16 "

@@ -13,13 +13,14 @@ import pydicom
 from pydicom.sr.codedict import codes
 
 from lung_unet import __version__
-from lung_unet.data.dicom_header import Header
-from lung_unet.data.dicom_series import in_order
+from lung_unet.data.dicom_checks import in_order
+from lung_unet.data.dicom_header import Header, read_attributes
 from lung_unet.errors import InputError
 from lung_unet.evaluation.prediction import Detection, Prediction
 from lung_unet.evaluation.second_stage import Opinion
 from lung_unet.files import atomic_path
 
+MOST_SEGMENTS = 65535  # a segment's number has two bytes
 SERIES_NUMBER = 1000  # above those that scanners give
 MAGENTA = highdicom.color.CIELabColor.from_rgb(255, 79, 216)  # as the pictures draw predictions
 SIDES = {"left": codes.SCT.Left, "right": codes.SCT.Right}
@@ -33,6 +34,8 @@ COPIED = (
     *REQUIRED, "SpecificCharacterSet", "PatientIdentityRemoved", "DeidentificationMethod",
     "DeidentificationMethodCodeSequence",
 )  # fmt: skip
+ONE = ("StudyInstanceUID", "FrameOfReferenceUID")  # for all slices
+NEEDED = (*ONE, "SOPInstanceUID")  # of each slice
 OF_A_SLICE = (
     "StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "Modality", "Rows",
     "Columns", "PixelSpacing", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient",
@@ -47,33 +50,49 @@ def write_segmentation(
     """Writes a prediction with at least one finding; `model` says in a few words what made it.
 
     Raises:
-      InputError: the series lacks what such an object needs; it names no patient.
+      InputError: the series lacks what such an object needs, which is named, or there are more
+        findings than it can number; it names no patient.
     """
     paths = [s.path for s in in_order(list(slices))]
+    series = f"{paths[0].parent}: series {slices[0].series_uid}"
+    number = len(prediction.detections)
+    if number > MOST_SEGMENTS:
+        raise InputError(
+            f"{series}: a DICOM Segmentation holds {MOST_SEGMENTS} findings, not {number}; raise "
+            "the thresholds; the other files are written"
+        )
     try:
         with warnings.catch_warnings(action="ignore"):  # they would show the patient's name
-            sources = [_read(p, OF_A_SLICE) for p in paths]
+            sources = [read_attributes(p, OF_A_SLICE) for p in paths]
             for source in sources:
                 for keyword in REQUIRED:
                     setattr(source, keyword, None)
+                source.Modality = "CT"
                 # What `fault` found equal, to the last digit; and what CTs may leave empty.
                 source.ImageOrientationPatient = sources[0].ImageOrientationPatient
                 source.SliceThickness = (
                     source.get("SliceThickness") or prediction.scan.spacing_mm[0]
                 )
+            lacking = [k for k in NEEDED if not all(source.get(k) for source in sources)]
+            lacking += [
+                f"one {k}"
+                for k in ONE
+                if not lacking and len({source[k].value for source in sources}) > 1
+            ]
+            if lacking:
+                raise InputError(
+                    f"{series}: it has no {' and no '.join(lacking)}, without which there is no "
+                    "DICOM Segmentation of it; export it with them; the other files are written"
+                )
             segmentation = _segmentation(prediction, sources, model)
-            segmentation.update(_read(paths[0], COPIED))
+            segmentation.update(read_attributes(paths[0], COPIED))
             with atomic_path(path) as temporary:
                 segmentation.save_as(temporary)
-    except (AttributeError, TypeError, ValueError, KeyError) as error:
+    except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
         raise InputError(
-            f"{paths[0].parent}: series {slices[0].series_uid}: its DICOM attributes allow no "
-            f"Segmentation ({type(error).__name__}); the other files are written"
+            f"{series}: its DICOM attributes allow no Segmentation ({type(error).__name__}); the "
+            "other files are written"
         ) from error
-
-
-def _read(path: pathlib.Path, keywords: tuple[str, ...]) -> pydicom.Dataset:
-    return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(keywords))
 
 
 def _segmentation(

@@ -47,7 +47,7 @@ class Prediction:
 
     scan: Scan
     probability: np.ndarray  # uint8, 255 stands for 1; 0 where the model did not look
-    labels: np.ndarray  # uint16: 1 in the voxels of the first finding, and so on; 0 elsewhere
+    labels: np.ndarray  # uint16 or uint32: 1 in the voxels of the first finding, and so on; or 0
     detections: list[Detection]
     outside: list[Detection] = dataclasses.field(default_factory=list)
 
@@ -108,13 +108,14 @@ def _detect(
 def label_candidates(
     candidates: list[Candidate], probability: np.ndarray, volume: Volume, threshold: float
 ) -> tuple[np.ndarray, list[tuple[slice, ...]]]:
-    """(labels, boxes): uint16 (z, y, x) on the scan's own grid, and where each number's voxels are.
+    """(labels, boxes): (z, y, x) on the scan's own grid, and where each number's voxels are.
 
+    The labels are uint16, or uint32 where there are more candidates than that counts.
     A voxel of `mask_on_source` is labelled with the number (from 1) of the candidate that gives
     most of its probability. One too thin for the scan's grid keeps its middle voxel.
     """
     grid, source = volume.grid, volume.source
-    labels = np.zeros(source.shape, np.uint16)
+    labels = np.zeros(source.shape, np.uint16 if len(candidates) < 1 << 16 else np.uint32)
     highest = np.zeros(source.shape, np.float32)
     # The filter widens on a coarser grid; at twice its width from the box all it sees is 0.
     step = source.to_lps()[0].spacing_mm / grid.spacing_mm

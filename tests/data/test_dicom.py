@@ -170,10 +170,27 @@ def test_nothing_that_can_be_used(folder, tmp_path):
     refused(tmp_path / "empty", "no DICOM series in it")
 
 
-def test_a_damaged_file_is_named(folder):
+def test_a_damaged_file_is_named_and_ends_no_other_scan(folder, make_scan):
     path = files_of(folder, "1.2.0")[4]
     path.write_bytes(path.read_bytes()[:-100])
-    refused(folder, rf"1\.2\.0/{path.name}: is no sound DICOM file .*copy it again")
+    source = Dicom(folder)
+    with pytest.raises(InputError, match=rf"1\.2\.0/{path.name}: .*copy it again"):
+        source.read_matched("1.2.0")
+    np.testing.assert_array_equal(source.read_matched("1.2.1")[0].hu, make_scan(1)[0])
+    assert "damaged" not in " ".join(source.notes)
+
+
+def test_a_damaged_file_of_no_known_series_is_an_error_of_its_folders_series(folder):
+    path = files_of(folder, "1.2.0")[4]
+    path.write_bytes(b"\0" * 200)
+    source = Dicom(folder)
+    assert "1.2.0" in source.files
+    with pytest.raises(InputError, match=path.name):
+        source.read_matched("1.2.0")
+    source.read_matched("1.2.1")
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "x.dcm").write_bytes(b"\0" * 200)
+    assert "1 damaged DICOM files more are left out" in Dicom(folder).notes
 
 
 def test_a_series_in_two_folders(folder):

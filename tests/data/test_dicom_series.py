@@ -24,7 +24,7 @@ def only_series(folder: pathlib.Path) -> list[Header]:
 
 
 def read(folder: pathlib.Path) -> tuple[np.ndarray, Grid]:
-    return read_volume(only_series(folder), folder)
+    return read_volume(only_series(folder), folder)[:2]
 
 
 def refused(folder: pathlib.Path, saying: str) -> None:
@@ -158,7 +158,7 @@ def test_several_series_and_what_is_no_ct(tmp_path, write_series):
     }  # fmt: skip
     assert [fault(slices) for slices in series.values()] == [None] * 3
     assert read_volume(series["1.2.3.4"], tmp_path)[0].shape == (4, 16, 16)
-    assert "1 slice, a CT volume needs more" in (fault(series["1.2.3.4"][:1]) or "")
+    assert "1 slice, a CT volume needs more" in fault(series["1.2.3.4"][:1]).what
 
 
 @pytest.mark.parametrize(

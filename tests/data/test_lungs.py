@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lung_unet.data.dicom_series import read_volume, series_in
-from lung_unet.data.images import hounsfield
+from lung_unet.data.hounsfield import hounsfield
 from lung_unet.data.lungs import LEFT, RIGHT, segment_lungs
 from lung_unet.data.scan import Grid
 
