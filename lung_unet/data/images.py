@@ -4,17 +4,15 @@ The one border where SimpleITK's (x, y, z) becomes (z, y, x).
 """
 
 import gzip
-import math
 import os
 import pathlib
 import shutil
 import struct
-import zlib
 
 import numpy as np
 import SimpleITK as sitk
 
-from lung_unet.data import metaimage
+from lung_unet.data import metaimage, nifti
 from lung_unet.data.geometry import check_grid
 from lung_unet.data.scan import Grid
 from lung_unet.errors import InputError
@@ -22,8 +20,6 @@ from lung_unet.files import atomic_path
 
 SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd", ".nhdr")
 SCL_SLOPE = 112  # where a NIfTI-1 header has it, float32
-SCANNER = 1  # an sform_code: these are the scanner's coordinates; ITK takes no others before qform
-STRAIGHT = 0.01  # cosine of the angle between two axes, at most: half a degree
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's own warnings name no remedy
 
@@ -86,6 +82,8 @@ def read_image(path: pathlib.Path) -> tuple[np.ndarray, Grid]:
     name = path.name.lower()
     if name.endswith((".mhd", ".mha")):
         return metaimage.read(path)
+    if name.endswith((".nii", ".nii.gz")):
+        return nifti.read(path)
     if not name.endswith(SUFFIXES):
         raise InputError(
             f"{path}: unknown image type; give {', '.join(SUFFIXES)} or a DICOM folder"
@@ -100,8 +98,6 @@ def read_image(path: pathlib.Path) -> tuple[np.ndarray, Grid]:
                 "values a voxel; give a 3D image of one value"
             )
         check_grid(path, grid_of(reader))
-        if name.endswith((".nii", ".nii.gz")):
-            _check_nifti(path, reader)
         image = reader.Execute()
         return sitk.GetArrayFromImage(image), grid_of(image)
     except RuntimeError as error:
@@ -109,36 +105,6 @@ def read_image(path: pathlib.Path) -> tuple[np.ndarray, Grid]:
             "resample it to a straight grid" if "orthonormal" in str(error) else "copy it again"
         )
         raise InputError(f"{path}: cannot be read ({_reason(error)}); {remedy}") from error
-
-
-def _check_nifti(path: pathlib.Path, reader: sitk.ImageFileReader) -> None:
-    """Refuses a NIfTI file that is cut short or damaged, as ITK would make up what is missing, or
-    whose scanner's coordinates are sheared: ITK would take its qform, which cannot say that."""
-    if int(reader.GetMetaData("sform_code")) == SCANNER:
-        rows = [reader.GetMetaData(f"srow_{axis}").split()[:3] for axis in "xyz"]
-        axes = np.array(rows, float)
-        lengths = np.linalg.norm(axes, axis=0)
-        cosines = axes.T @ axes / np.maximum(np.outer(lengths, lengths), 1e-12)
-        if lengths.all() and np.abs(cosines - np.eye(3)).max() > STRAIGHT:
-            raise InputError(
-                f"{path}: its sform is sheared, as by gantry tilt; resample it to a straight grid"
-            )
-    bits = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix"))
-    needed = int(float(reader.GetMetaData("vox_offset"))) + bits // 8
-    with open(path, "rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    opened = gzip.open if compressed else open  # gzip checks its checksum at the end
-    found = 0
-    try:
-        with opened(path, "rb") as file:
-            while chunk := file.read(1 << 20):
-                found += len(chunk)
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path}: is damaged ({error}); copy it again") from error
-    if found < needed:
-        raise InputError(
-            f"{path}: holds {found} bytes, {needed} expected; it is truncated, copy it again"
-        )
 
 
 def _reason(error: Exception) -> str:
