@@ -9,6 +9,7 @@ import gzip
 import math
 import pathlib
 import zlib
+from typing import Literal
 
 import numpy as np
 
@@ -57,6 +58,7 @@ TYPES = {
 }  # fmt: skip
 NO_NUMBERS = {1: "bits", 32: "complex", 128: "RGB", 1536: "float128", 1792: "complex", 2304: "RGBA"}
 UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, m, mm, µm
+ORDERS: tuple[Literal["<"], Literal[">"]] = ("<", ">")
 TO_LPS = np.array([1.0, -1.0, -1.0])[:, None]  # of RAS, z, y, x
 
 
@@ -75,7 +77,7 @@ def read(path: pathlib.Path) -> tuple[np.ndarray, Grid]:
             "give a 3D image of one value, as int16"
         )
     order = header.dtype["datatype"].byteorder
-    stored = np.dtype(TYPES[kind]).newbyteorder(order)
+    stored = np.dtype(order + TYPES[kind])
     if header["bitpix"] != 8 * stored.itemsize:
         raise InputError(
             f"{path}: datatype {kind} has {8 * stored.itemsize} bits a voxel, but bitpix is "
@@ -107,7 +109,7 @@ def _header(path: pathlib.Path) -> tuple[np.void, bool]:
         raise InputError(f"{path}: is damaged ({error}); copy it again") from error
     if not start:
         raise InputError(f"{path}: is empty; copy it again")
-    for order in "<>":
+    for order in ORDERS:
         size = int(np.frombuffer(start[:4].ljust(4, b"\0"), f"{order}i4")[0])
         if size not in VERSIONS:
             continue
@@ -202,7 +204,7 @@ def _scaled(path: pathlib.Path, header: np.void, array: np.ndarray) -> np.ndarra
         return array  # 0 and NaN: not scaled
     if not math.isfinite(slope) or not math.isfinite(inter):
         raise InputError(f"{path}: scl_slope = {slope:g} and scl_inter = {inter:g}; correct them")
-    values = array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
+    values: np.ndarray = array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
     with np.errstate(over="ignore"):  # infinite values are refused where they are used
         return values * slope + inter
 
