@@ -10,6 +10,7 @@ from lung_unet.data.scan import Grid
 from lung_unet.errors import InputError
 
 OFF_GRID = 0.1  # of a voxel: headers are rounded
+APART = 0.5  # of the smallest spacing: two descriptions of one geometry differ by no more
 MAX_VOXELS = 2048 * 2048 * 1024  # far above any chest CT
 
 
@@ -35,6 +36,41 @@ def check_grid(path: pathlib.Path, grid: Grid) -> None:
             f"{path}: its axes are not at right angles (direction {grid.direction.tolist()}); "
             "resample it to a straight grid"
         )
+
+
+def straight_grid(
+    path: pathlib.Path, name: str, shape: tuple[int, ...], affine: np.ndarray
+) -> Grid:
+    """The grid whose voxels lie where an affine (3, 4) puts them: world mm of voxels, all z, y, x.
+
+    Raises:
+      InputError: the axes are not at right angles, or the grid is not a CT's. `name` is that of the
+        affine.
+    """
+    axes = affine[:, :3]
+    lengths = np.linalg.norm(axes, axis=0)
+    if not np.isfinite(affine).all() or not lengths.all():
+        raise InputError(f"{path}: its {name} holds no finite origin and three axes; correct it")
+    u, _, v = np.linalg.svd(axes / lengths)
+    grid = Grid(shape, lengths, affine[:, 3].copy(), u @ v)  # the nearest rotation
+    check_grid(path, grid)
+    if corners_apart_mm(shape, affine, affine_of(grid)) > APART * lengths.min():
+        raise InputError(
+            f"{path}: its {name} is sheared, as by gantry tilt; resample it to a straight grid"
+        )
+    return grid
+
+
+def affine_of(grid: Grid) -> np.ndarray:
+    """World mm of voxels, all z, y, x: (3, 4)."""
+    return np.column_stack([grid.direction * grid.spacing_mm, grid.origin_mm])
+
+
+def corners_apart_mm(shape: tuple[int, ...], one: np.ndarray, other: np.ndarray) -> float:
+    """How far two affines (3, 4) lie apart at the corners of an image, at most."""
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1)
+    difference = (one - other) @ np.column_stack([corners, np.ones(8)]).T
+    return float(np.linalg.norm(difference, axis=0).max())
 
 
 def check_same_grid(

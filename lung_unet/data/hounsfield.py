@@ -113,7 +113,8 @@ class _Values:
 
     def share(self, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
         """The share of the values in [low, high)."""
-        return np.diff(np.searchsorted(self.sorted, [low, high]), axis=0)[0] / len(self.sorted)
+        first, last = (np.searchsorted(self.sorted, np.asarray(side)) for side in (low, high))
+        return (last - first) / len(self.sorted)
 
     def chest(self, shift: np.ndarray | float) -> np.ndarray:
         """How much of it is both air and tissue, with little between, if the values are HU + shift.

@@ -1,35 +1,33 @@
-"""Image files to arrays with geometry and back: MetaImage, NIfTI, NRRD, through SimpleITK.
+"""Image files to arrays with geometry and back: MetaImage, NIfTI, NRRD.
 
-The one border where SimpleITK's (x, y, z) becomes (z, y, x).
+They are read by readers of our own, which refuse what ITK makes up or guesses, and written by
+SimpleITK, whose (x, y, z) becomes (z, y, x) here.
 """
 
 import gzip
-import math
 import os
 import pathlib
 import shutil
 import struct
-import zlib
+import unicodedata
 
 import numpy as np
 import SimpleITK as sitk
 
-from lung_unet.data import metaimage
-from lung_unet.data.geometry import check_grid
+from lung_unet.data import metaimage, nifti, nrrd
 from lung_unet.data.scan import Grid
 from lung_unet.errors import InputError
 from lung_unet.files import atomic_path
 
 SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd", ".nhdr")
+PAIRS = (".hdr", ".img", ".hdr.gz", ".img.gz")
 SCL_SLOPE = 112  # where a NIfTI-1 header has it, float32
-SCANNER = 1  # an sform_code: these are the scanner's coordinates; ITK takes no others before qform
-STRAIGHT = 0.01  # cosine of the angle between two axes, at most: half a degree
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's own warnings name no remedy
 
 
-def grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
-    """The grid of a 3D SimpleITK image, or of a reader that has read its header."""
+def grid_of(image: sitk.Image) -> Grid:
+    """The grid of a 3D SimpleITK image."""
     return Grid(
         tuple(image.GetSize()[::-1]),
         np.array(image.GetSpacing()[::-1]),
@@ -76,71 +74,53 @@ def write_fractions(path: pathlib.Path, array: np.ndarray, grid: Grid) -> None:
 
 
 def read_image(path: pathlib.Path) -> tuple[np.ndarray, Grid]:
-    """Voxels (z, y, x), of the file's own type, and grid of a 3D image.
+    """Voxels (z, y, x) and grid of a 3D image. Its suffix tells the format, in any case.
 
     Raises:
-      InputError: missing, unreadable, truncated, not 3D, absurdly large, or of broken geometry.
+      InputError: missing, unreadable, truncated, not 3D, absurdly large, or of broken, unknown or
+        contradictory geometry.
     """
+    check_name(path)
     if not path.is_file():
+        if path.is_symlink():
+            raise InputError(f"{path}: is a broken link, to {os.readlink(path)}; get that file")
         raise InputError(f"{path}: no such image; check the path")
     name = path.name.lower()
     if name.endswith((".mhd", ".mha")):
         return metaimage.read(path)
-    if not name.endswith(SUFFIXES):
-        raise InputError(
-            f"{path}: unknown image type; give {', '.join(SUFFIXES)} or a DICOM folder"
-        )
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    if name.endswith((".nii", ".nii.gz")):
+        return nifti.read(path)
+    if name.endswith((".nrrd", ".nhdr")):
+        return nrrd.read(path)
+    kind = "is half of an ANALYZE or NIfTI pair" if name.endswith(PAIRS) else "unknown image type"
+    raise InputError(f"{path}: {kind}; give {', '.join(SUFFIXES)} or a DICOM folder")
+
+
+def data_files(path: pathlib.Path) -> list[pathlib.Path]:
+    """The files that an image is made of: itself, and the one with its voxels if that is another.
+
+    Raises:
+      InputError: its header is broken, or its data file missing.
+    """
+    reader = {".mhd": metaimage, ".mha": metaimage, ".nrrd": nrrd, ".nhdr": nrrd}.get(
+        path.suffix.lower()
+    )
+    data = reader.data_file(path) if reader else path
+    return [path] if data == path else [path, data]
+
+
+def check_name(path: pathlib.Path) -> None:
+    """Refuses a path that no message, table or DICOM file can hold.
+
+    Raises:
+      InputError: it is not UTF-8, or has a line break or another control character.
+    """
     try:
-        reader.ReadImageInformation()
-        if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-            raise InputError(
-                f"{path}: {reader.GetDimension()} dimensions and {reader.GetNumberOfComponents()} "
-                "values a voxel; give a 3D image of one value"
-            )
-        check_grid(path, grid_of(reader))
-        if name.endswith((".nii", ".nii.gz")):
-            _check_nifti(path, reader)
-        image = reader.Execute()
-        return sitk.GetArrayFromImage(image), grid_of(image)
-    except RuntimeError as error:
-        remedy = (
-            "resample it to a straight grid" if "orthonormal" in str(error) else "copy it again"
-        )
-        raise InputError(f"{path}: cannot be read ({_reason(error)}); {remedy}") from error
-
-
-def _check_nifti(path: pathlib.Path, reader: sitk.ImageFileReader) -> None:
-    """Refuses a NIfTI file that is cut short or damaged, as ITK would make up what is missing, or
-    whose scanner's coordinates are sheared: ITK would take its qform, which cannot say that."""
-    if int(reader.GetMetaData("sform_code")) == SCANNER:
-        rows = [reader.GetMetaData(f"srow_{axis}").split()[:3] for axis in "xyz"]
-        axes = np.array(rows, float)
-        lengths = np.linalg.norm(axes, axis=0)
-        cosines = axes.T @ axes / np.maximum(np.outer(lengths, lengths), 1e-12)
-        if lengths.all() and np.abs(cosines - np.eye(3)).max() > STRAIGHT:
-            raise InputError(
-                f"{path}: its sform is sheared, as by gantry tilt; resample it to a straight grid"
-            )
-    bits = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix"))
-    needed = int(float(reader.GetMetaData("vox_offset"))) + bits // 8
-    with open(path, "rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    opened = gzip.open if compressed else open  # gzip checks its checksum at the end
-    found = 0
-    try:
-        with opened(path, "rb") as file:
-            while chunk := file.read(1 << 20):
-                found += len(chunk)
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path}: is damaged ({error}); copy it again") from error
-    if found < needed:
-        raise InputError(
-            f"{path}: holds {found} bytes, {needed} expected; it is truncated, copy it again"
-        )
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].removeprefix("sitk::ERROR: ")[:160] if lines else type(error).__name__
+        name = str(path).encode().decode()
+    except UnicodeEncodeError:
+        name = None
+    if name is None or any(unicodedata.category(letter) == "Cc" for letter in name):
+        shown = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+        kind = "is not UTF-8" if name is None else "has a control character"
+        raise InputError(f"{shown}: its name {kind}; rename it, or the folder that it is in")

@@ -7,12 +7,12 @@ damaged for whole: the rest of the scan is then what the memory happened to hold
 import math
 import os
 import pathlib
-import zlib
 
 import numpy as np
 
 from lung_unet.data.geometry import check_grid
 from lung_unet.data.scan import Grid
+from lung_unet.data.voxel_file import beside, read_bytes
 from lung_unet.errors import InputError
 
 TYPES = {
@@ -20,9 +20,14 @@ TYPES = {
     "MET_UINT": "u4", "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8",
     "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
+PLAIN = {
+    "NDims": ("3",), "ElementNumberOfChannels": ("1",), "HeaderSize": ("0",),
+    "DistanceUnits": ("mm", "?"),
+}  # fmt: skip
+LETTERS = ("IS", "AP", "RL")  # where the world's axes z, y, x begin and end
+MATRIX = ("TransformMatrix", "Rotation", "Orientation")
+IDENTITY = "1 0 0 0 1 0 0 0 1"
 MAX_HEADER = 65536  # bytes
-MAX_RATIO = 1032  # deflate compresses no better
-CHUNK = 65536
 
 
 def read(path: pathlib.Path) -> tuple[np.ndarray, Grid]:
@@ -32,15 +37,15 @@ def read(path: pathlib.Path) -> tuple[np.ndarray, Grid]:
       InputError: the header is broken or hostile, or not all voxels are there.
     """
     header, end = _header(path)
-    plain = {"NDims": "3", "ElementNumberOfChannels": "1", "HeaderSize": "0"}
     for key, value in ({"NDims": "missing"} | header).items():
-        if value != plain.get(key, value):
+        if value not in PLAIN.get(key, value):
             raise InputError(
-                f"{path}: {key} = {value[:80]}, {plain[key]} expected; "
+                f"{path}: {key} = {value[:80]}, {PLAIN[key][0]} expected; "
                 "save it again as a plain 3D image"
             )
     grid = _grid(path, header)
     check_grid(path, grid)
+    _check_orientation(path, header, grid)
     kind = header.get("ElementType", "missing")
     if kind not in TYPES:
         raise InputError(
@@ -53,10 +58,8 @@ def read(path: pathlib.Path) -> tuple[np.ndarray, Grid]:
     stored = np.dtype(order + TYPES[kind])
     needed = math.prod(grid.shape) * stored.itemsize
     compressed = _true(header, "CompressedData")
-    try:
-        voxels = _bytes(path, data, end if data == path else 0, needed, compressed)
-    except OSError as error:
-        raise InputError(f"{data}: cannot be read ({error.strerror}); copy it again") from error
+    spare = 0 if compressed else None
+    voxels = read_bytes(path, data, end if data == path else 0, needed, compressed, spare)
     array = voxels.view(stored).reshape(grid.shape)
     return array.astype(stored.newbyteorder("="), copy=False), grid
 
@@ -81,11 +84,14 @@ def _header(path: pathlib.Path) -> tuple[dict[str, str], int]:
     end = 0
     for line in start.splitlines(keepends=True):
         end += len(line)
-        key, found, value = line.decode("latin-1").partition("=")
+        name, found, value = (text.strip() for text in os.fsdecode(line).partition("="))
         if not found:
             continue
-        header[key.strip()] = value.strip()
-        if key.strip() == "ElementDataFile":  # the last key: what follows may be voxels
+        if header.setdefault(name, value) != value and name.isidentifier():
+            raise InputError(
+                f"{path}: has {name} = {header[name][:80]} and = {value[:80]}; remove the wrong one"
+            )
+        if name == "ElementDataFile":  # the last key: what follows may be voxels
             return header, end
     raise InputError(f"{path}: has no ElementDataFile; it is not a MetaImage header, copy it again")
 
@@ -96,10 +102,7 @@ def _grid(path: pathlib.Path, header: dict[str, str]) -> Grid:
         raise InputError(f"{path}: DimSize = {header['DimSize'][:80]} is not whole numbers; fix it")
     spacing = _numbers(path, header, 3, "ElementSpacing", "ElementSize")
     origin = _numbers(path, header, 3, "Offset", "Origin", "Position", default=[0.0] * 3)
-    rows = _numbers(
-        path, header, 9, "TransformMatrix", "Rotation", "Orientation",
-        default=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
-    )  # fmt: skip
+    rows = _numbers(path, header, 9, *MATRIX, default=[float(v) for v in IDENTITY.split()])
     z, y, x = (int(n) for n in reversed(size))
     direction = np.array(rows).reshape(3, 3).T  # a row is the direction of an axis
     return Grid(
@@ -114,20 +117,52 @@ def _numbers(
     *keys: str,
     default: list[float] | None = None,
 ) -> list[float]:
-    for key in keys:
-        if key in header:
-            try:
-                values = [float(v) for v in header[key].split()]
-            except ValueError:
-                values = []
-            if len(values) != count or not np.isfinite(values).all():
-                raise InputError(
-                    f"{path}: {key} = {header[key][:80]} is not {count} finite numbers; fix it"
-                )
-            return values
+    found: dict[str, list[float]] = {}
+    for key in (key for key in keys if key in header):
+        try:
+            values = [float(v) for v in header[key].split()]
+        except ValueError:
+            values = []
+        if len(values) != count or not np.isfinite(values).all():
+            raise InputError(
+                f"{path}: {key} = {header[key][:80]} is not {count} finite numbers; fix it"
+            )
+        first = next(iter(found), key)
+        if not np.allclose(found.setdefault(key, values), found[first], rtol=1e-4, atol=1e-4):
+            raise InputError(
+                f"{path}: {first} = {header[first][:80]} contradicts {key} = {header[key][:80]}; "
+                "remove the wrong one"
+            )
+    if found:
+        return next(iter(found.values()))
     if default is None:
         raise InputError(f"{path}: has no {keys[0]}; it is not a MetaImage header, copy it again")
     return default
+
+
+def _check_orientation(path: pathlib.Path, header: dict[str, str], grid: Grid) -> None:
+    """AnatomicalOrientation names where the axes x, y, z begin (ITK), or where they end (others).
+
+    Readers take the matrix alone; where both are given they must agree, and one must be.
+    """
+    label = header.get("AnatomicalOrientation", "").upper()
+    axes = [next((w for w in range(3) if letter in LETTERS[w]), -1) for letter in label]
+    known = sorted(axes) == [0, 1, 2]
+    matrix = next((key for key in MATRIX if key in header), None)
+    if matrix is None and not known:
+        raise InputError(
+            f"{path}: has no TransformMatrix, so that left and right are unknown; if x grows to "
+            f"the left, y to the back and z to the head, add TransformMatrix = {IDENTITY}"
+        )
+    if known:
+        ends = [LETTERS[w].index(letter) * 2 - 1 for w, letter in zip(axes, label, strict=True)]
+        along = grid.direction[axes, [2, 1, 0]] * ends
+        if not ((along > 0).all() or (along < 0).all()):
+            given = f"{matrix} = {header[matrix][:80]}" if matrix else "no TransformMatrix"
+            raise InputError(
+                f"{path}: AnatomicalOrientation = {label} contradicts {given}; correct the matrix, "
+                "or remove AnatomicalOrientation"
+            )
 
 
 def _true(header: dict[str, str], *keys: str, default: str = "False") -> bool:
@@ -136,47 +171,4 @@ def _true(header: dict[str, str], *keys: str, default: str = "False") -> bool:
 
 def _data_file(path: pathlib.Path, header: dict[str, str]) -> pathlib.Path:
     name = header["ElementDataFile"]
-    if name == "LOCAL":
-        return path
-    data = path.parent / name
-    if pathlib.PurePath(name).name != name or name == ".." or os.path.islink(data):
-        raise InputError(
-            f"{path}: ElementDataFile = {name[:200]!r} is not a file of its folder; "
-            "put the data file beside the header"
-        )
-    if not os.path.isfile(data):
-        raise InputError(
-            f"{path}: its data file {name[:200]} is missing; copy it beside the header"
-        )
-    return data
-
-
-def _bytes(
-    path: pathlib.Path, data: pathlib.Path, offset: int, needed: int, compressed: bool
-) -> np.ndarray:
-    stored = data.stat().st_size - offset
-    if stored * (MAX_RATIO if compressed else 1) < needed:  # before memory is asked for
-        raise InputError(
-            f"{path}: its data file {data.name} has {stored} bytes, too few for {needed} bytes of "
-            "voxels; it is truncated, copy it again"
-        )
-    if not compressed:
-        return np.fromfile(data, np.uint8, needed, offset=offset)
-    voxels = np.empty(needed, np.uint8)
-    stream = zlib.decompressobj(wbits=47)  # zlib or gzip, with its checksum
-    used = 0
-    with open(data, "rb") as file:
-        file.seek(offset)
-        try:
-            while not stream.eof and used <= needed and (chunk := file.read(CHUNK)):
-                part = np.frombuffer(stream.decompress(chunk), np.uint8)
-                voxels[used : used + len(part)] = part[: needed - used]
-                used += len(part)
-        except zlib.error as error:
-            raise InputError(
-                f"{path}: its data file {data.name} is damaged ({error}); copy it again"
-            ) from error
-    if used != needed or not stream.eof:
-        found = f"{used} bytes of voxels, {needed} expected" if used != needed else "no checksum"
-        raise InputError(f"{path}: its data file {data.name} holds {found}; copy it again")
-    return voxels
+    return path if name == "LOCAL" else beside(path, "ElementDataFile", name)

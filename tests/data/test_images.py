@@ -2,7 +2,6 @@
 
 import gzip
 import pathlib
-import struct
 
 import numpy as np
 import pytest
@@ -126,27 +125,6 @@ def test_header_of_absurd_size_is_refused_before_memory_is_asked_for(tmp_path):
         "space origin: (0,0,0)\nencoding: raw\nendian: little\n\nxx"
     )
     refused(path, "voxels are not a CT's")
-
-
-@pytest.mark.parametrize(
-    ("code", "shear", "said"),
-    [(1, 0.0, None), (1, 0.005, None), (1, 0.2, "is sheared"), (4, 0.2, None)],
-)
-def test_a_sheared_nifti_is_refused_though_its_qform_is_straight(tmp_path, code, shear, said):
-    path = tmp_path / "a.nii"
-    straight = Grid(VOXELS.shape, np.array([2.5, 0.7, 0.8]), np.zeros(3))
-    write_image(path, VOXELS, straight)
-    rows = np.diag([-0.8, -0.7, 2.5, 0.0])[:3]  # to RAS
-    rows[1, 2] = 2.5 * shear
-    header = bytearray(path.read_bytes())
-    header[252:256] = struct.pack("<hh", 1, code)  # of qform and sform
-    header[280:328] = struct.pack("<12f", *rows.ravel())
-    path.write_bytes(header)
-    if said:
-        refused(path, said)
-    else:
-        array, grid = read_image(path)
-        assert array.shape == grid.shape == VOXELS.shape
 
 
 def test_real_ct(real_data):

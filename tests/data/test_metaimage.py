@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from lung_unet.data import metaimage
 from lung_unet.data.images import grid_of
@@ -26,7 +27,7 @@ HEADER = {
     "TransformMatrix": "0 1 0 -1 0 0 0 0 1",
     "Offset": "-195.5 -180 -378.25",
     "CenterOfRotation": "0 0 0",
-    "AnatomicalOrientation": "RAI",
+    "AnatomicalOrientation": "ALI",
     "ElementSpacing": "0.76 0.5 2.5",
     "DimSize": "6 8 20",
     "ElementType": "MET_SHORT",
@@ -78,8 +79,12 @@ def assert_reads_as_itk(path: pathlib.Path) -> None:
         {"CompressedData": "True", "data": gzip.compress(RAW)},
         {"CompressedData": "1", "data": zlib.compress(RAW), "Comment": "caf\xe9 = 1"},
         {"BinaryDataByteOrderMSB": "True", "data": VOXELS.astype(">i2").tobytes()},
-        {"TransformMatrix": None, "Rotation": "1 0 0 0 0 1 0 -1 0"},
-        {"TransformMatrix": None, "Offset": None},
+        {"TransformMatrix": None, "Rotation": "1 0 0 0 0 1 0 -1 0", "AnatomicalOrientation": "RIP"},
+        {"TransformMatrix": None, "Offset": None, "AnatomicalOrientation": "RAI"},
+        {"AnatomicalOrientation": "PRS"},  # where axes end, as some write it
+        {"AnatomicalOrientation": "???"},
+        {"AnatomicalOrientation": None},
+        {"ElementSize": "0.76 0.5 2.5", "Position": "-195.5 -180 -378.25"},
         {"Offset": None, "Position": "1 2 3"},
         {"ElementSpacing": None, "ElementSize": "1 2 3"},
         {"ElementType": "MET_UCHAR"},
@@ -164,11 +169,28 @@ def test_data_file_outside_is_not_read_though_it_would_fit(write, tmp_path):
     refused(path, "not a file of its folder")
 
 
-def test_symlink(write, tmp_path):
-    path = write(None)
-    (tmp_path / "elsewhere").write_bytes(RAW)
-    os.symlink(tmp_path / "elsewhere", tmp_path / "a.raw")
-    refused(path, "not a file of its folder")
+def test_links_of_the_file_system_are_followed(write, tmp_path):
+    path = write()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "a.raw").rename(tmp_path / "store" / "key-of-the-voxels")
+    (tmp_path / "a.raw").symlink_to(pathlib.Path("store") / "key-of-the-voxels")
+    assert_reads_as_itk(path)
+    (tmp_path / "farm").mkdir()
+    for name in ("a.mhd", "a.raw"):
+        (tmp_path / "farm" / name).symlink_to(tmp_path / name)
+    assert_reads_as_itk(tmp_path / "farm" / "a.mhd")
+    (tmp_path / "farm" / "a.raw").unlink()  # the header alone is linked
+    np.testing.assert_array_equal(metaimage.read(tmp_path / "farm" / "a.mhd")[0], VOXELS)
+    (tmp_path / "store" / "key-of-the-voxels").unlink()
+    refused(path, "a.raw is a broken link")
+
+
+def test_a_data_file_with_a_name_beyond_ascii(write, tmp_path):
+    for name in ("caf\u00e9.raw".encode(), b"caf\xe9.raw"):
+        path = write(ElementDataFile="@")
+        path.write_bytes(path.read_bytes().replace(b"@", name))
+        (tmp_path / os.fsdecode(name)).write_bytes(RAW)
+        np.testing.assert_array_equal(metaimage.read(path)[0], VOXELS)
 
 
 @pytest.mark.parametrize("name", ["LIST", "a%03d.raw 1 20 1", "x" * 5000, "a\0b"])
@@ -209,6 +231,44 @@ def test_absurd_origin(write, value):
 )  # fmt: skip
 def test_direction_that_is_no_rotation(write, value):
     refused(write(TransformMatrix=value), "right angles|TransformMatrix")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"AnatomicalOrientation": "RAI"}, ("AnatomicalOrientation", "TransformMatrix")),
+        ({"AnatomicalOrientation": "ARI"}, ("AnatomicalOrientation", "TransformMatrix")),
+        ({"TransformMatrix": None}, ("AnatomicalOrientation", "TransformMatrix")),
+        (
+            {"TransformMatrix": None, "AnatomicalOrientation": None},
+            ("left and right", "TransformM"),
+        ),
+        ({"TransformMatrix": None, "AnatomicalOrientation": "???"}, ("left and right", "Transf")),
+        ({"ElementSize": "0.76 0.5 5"}, ("ElementSpacing", "ElementSize")),
+        ({"Origin": "-195.5 -180 378.25"}, ("Offset", "Origin")),
+        ({"Orientation": "1 0 0 0 1 0 0 0 1"}, ("TransformMatrix", "Orientation")),
+        ({"DistanceUnits": "cm"}, ("DistanceUnits", "mm")),
+    ],
+    ids=str,
+)
+def test_geometry_that_contradicts_itself_or_is_unknown(write, changes, named):
+    for word in named:
+        refused(write(**changes), word)
+
+
+def test_a_key_that_is_there_twice(write):
+    path = write()
+    path.write_text(path.read_text().replace("NDims", "Offset = 0 0 0\nNDims"))
+    refused(path, "remove the wrong one")
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 44, 46, 80])
+def test_the_orientation_that_itk_writes_is_no_contradiction(tmp_path, direction, degrees):
+    turn = Rotation.from_rotvec(np.deg2rad(degrees) * np.array([0.48, 0.6, 0.64])).as_matrix()
+    image = sitk.GetImageFromArray(VOXELS)
+    image.SetDirection((turn @ direction).ravel())
+    sitk.WriteImage(image, str(tmp_path / "a.mha"))
+    assert_reads_as_itk(tmp_path / "a.mha")
 
 
 @pytest.mark.parametrize(
