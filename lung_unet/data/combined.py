@@ -15,7 +15,7 @@ from lung_unet.data.manifest import SPLITS, split_subsets
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.tables import COLUMNS, Mark
 from lung_unet.errors import InputError
-from lung_unet.files import make_anew, write_text
+from lung_unet.files import OURS, make_anew, write_text
 
 SUBSETS = {split: subsets[0] for split, subsets in split_subsets([0, 1, 2], 0).items()}
 
@@ -25,7 +25,7 @@ def combine(
     out: pathlib.Path,
     lidc_xml: str | pathlib.Path | None = None,
 ) -> None:
-    """Makes `out`, anew, a LUNA16 folder of all scans of the folders of each split.
+    """Makes `out` a LUNA16 folder of all scans of the folders of each split.
 
     `lidc_xml` is the folder of the readers' XML; without it, a folder's own lidc_xml/ if there.
 
@@ -36,7 +36,7 @@ def combine(
     for split in SPLITS:
         if not folders.get(split):
             raise InputError(f"the {split} split has no folder of scans; give --{split}=DIR")
-    make_anew(out)
+    links: dict[pathlib.Path, pathlib.Path] = {}
     owner: dict[str, tuple[str, pathlib.Path]] = {}
     included, excluded, patients = [], [], []
     for split, roots in folders.items():
@@ -51,32 +51,43 @@ def combine(
                             "remove one"
                         )
                 lungs = root / "seg-lungs-LUNA16" / header.name
-                _link(header, out / f"subset{SUBSETS[split]}")
-                if lungs.is_file():
-                    _link(lungs, out / lungs.parent.name)
+                for path in {header, data_file(header)}:
+                    links[out / f"subset{SUBSETS[split]}" / path.name] = path
+                for path in {lungs, data_file(lungs)} if lungs.is_file() else ():
+                    links[out / lungs.parent.name / path.name] = path
                 for number, xml in enumerate(source.outlines.get(uid, [])):
-                    _link_file(xml, out / "lidc_xml" / f"{uid}.{number}.xml")
+                    links[out / "lidc_xml" / f"{uid}.{number}.xml"] = xml
                 included += source.annotations.get(uid, [])
                 excluded += source.excluded.get(uid, [])
                 if uid in source.patients:
                     patients.append((uid, source.patients[uid]))
+    _link_all(out, links)
     _write(out / "annotations.csv", (*COLUMNS, "diameter_mm"), map(_row, included))
     _write(out / "annotations_excluded.csv", (*COLUMNS, "diameter_mm"), map(_row, excluded))
     _write(out / "patients.csv", ("seriesuid", "patient"), patients)
 
 
-def _link(header: pathlib.Path, folder: pathlib.Path) -> None:
-    for path in {header, data_file(header)}:
-        _link_file(path, folder / path.name)
+def _link_all(out: pathlib.Path, links: Mapping[pathlib.Path, pathlib.Path]) -> None:
+    """Makes the links in `out`, and leaves no other file there but its mark.
 
-
-def _link_file(path: pathlib.Path, link: pathlib.Path) -> None:
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    try:
-        os.link(path.resolve(), link)  # what a link leads to, not the link
-    except OSError:  # another file system, or one without links
-        shutil.copy2(path, link)
+    A link that is there already stays: a new one would set the file's time of change anew, and
+    `prepare` would read it again.
+    """
+    if not (out / OURS).exists():
+        make_anew(out)
+    for link in [p for p in out.rglob("*") if p.is_file() and p.name != OURS]:
+        if not (link in links and link.samefile(links[link])):
+            link.unlink()
+    for folder in [p for p in out.iterdir() if p.is_dir() and not any(p.iterdir())]:
+        folder.rmdir()
+    for link, path in links.items():
+        if link.exists():
+            continue
+        link.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path.resolve(), link)  # what a link leads to, not the link
+        except OSError:  # another file system, or one without links
+            shutil.copy2(path, link)
 
 
 def _row(mark: Mark) -> tuple:

@@ -9,8 +9,6 @@ radiographs, and some of its CTs lack slices (LUNA16 leaves them out too).
 """
 
 import collections
-import hashlib
-import json
 import pathlib
 from collections.abc import Mapping
 
@@ -32,6 +30,7 @@ from lung_unet.data.hounsfield import hounsfield
 from lung_unet.data.lungs import scan_with_lungs
 from lung_unet.data.patients import subset_of
 from lung_unet.data.scan import Scan
+from lung_unet.data.scan_files import ScanFiles
 from lung_unet.data.spheres import ignored
 from lung_unet.errors import InputError
 from lung_unet.files import folders_below
@@ -143,11 +142,10 @@ class Dicom:
         findings = tuple(ignored(found, grid))
         return scan_with_lungs(series_uid, grid, hu, findings, warnings + losses), []
 
-    def fingerprint(self, series_uid: str) -> str:
-        """A hash that changes when anything the scan is read from changes."""
-        seen = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in self.files[series_uid]]
-        outlines = [hashlib.sha256(p.read_bytes()).hexdigest() for p in self.outlines[series_uid]]
-        return hashlib.sha256(json.dumps([seen, outlines]).encode()).hexdigest()
+    def scan_files(self, series_uid: str) -> ScanFiles:
+        """All that the scan is read from."""
+        outlines = tuple(self.outlines[series_uid])
+        return ScanFiles({"image": self.files[series_uid], "outlines": outlines})
 
 
 def _no_scan(slices: list[Header]) -> str | None:

@@ -11,8 +11,6 @@ Names are stored with what is made of the scans: choose some that identify nobod
 is one nodule, `label_volume` says. A scan whose label has 255 alone needs a 0 in column nodules.
 """
 
-import hashlib
-import json
 import pathlib
 from collections.abc import Mapping
 
@@ -26,6 +24,7 @@ from lung_unet.data.lungs import LEFT, scan_with_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import patient_key
 from lung_unet.data.scan import Scan
+from lung_unet.data.scan_files import ScanFiles
 from lung_unet.data.tables import read_rows, scan_name
 from lung_unet.errors import InputError
 
@@ -105,13 +104,17 @@ class ImageFolder:
             ), []
         return scan_with_lungs(series_uid, grid, hu, findings, remarks(labels)), []
 
-    def fingerprint(self, series_uid: str) -> str:
-        """A hash that changes when anything the scan is read from changes."""
-        files = [t[series_uid] for t in (self.paths, self.labels, self.lungs) if series_uid in t]
-        files += [data_file(f) for f in files if f.suffix.lower() == ".mhd"]
-        seen = [(str(f.relative_to(self.root)), *_state(f)) for f in files]
-        stated = [self.nodules[series_uid]] if series_uid in self.nodules else []
-        return hashlib.sha256(json.dumps(seen + stated).encode()).hexdigest()
+    def scan_files(self, series_uid: str) -> ScanFiles:
+        """All that the scan is read from."""
+        tables = {"image": self.paths, "label": self.labels, "lungs": self.lungs}
+        named = {kind: table[series_uid] for kind, table in tables.items() if series_uid in table}
+        return ScanFiles(
+            {
+                kind: (path, data_file(path)) if path.suffix.lower() == ".mhd" else (path,)
+                for kind, path in named.items()
+            },
+            [self.nodules[series_uid]] if series_uid in self.nodules else [],
+        )
 
 
 def _named(folder: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -162,7 +165,3 @@ def _read_splits(path: pathlib.Path) -> tuple[dict[str, int], dict[str, str], di
                     "another split; put both into one"
                 )
     return subsets, patients, nodules
-
-
-def _state(path: pathlib.Path) -> tuple[int, int]:
-    return path.stat().st_size, path.stat().st_mtime_ns

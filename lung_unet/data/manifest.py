@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from lung_unet import __version__
 from lung_unet.data.image_folder import ImageFolder
@@ -81,7 +81,7 @@ def write_manifest(
     }
     text = json.dumps(manifest, indent=1)
     path = out / NAME
-    if not path.exists() or path.read_text() != text:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
     return manifest
 
@@ -90,8 +90,8 @@ class Dataset:
     """A prepared dataset, opened: its manifest and the files of each split.
 
     Without a fold its only split is "all", and fewer than three subsets are enough. `identity` is
-    what a run that was trained on the data depends on. Without `shards` it need only be the
-    manifest, and nothing can be read.
+    what a run that was trained on the data depends on, whatever folders it lies in. Without
+    `shards` it need only be the manifest, and nothing can be read.
 
     Raises:
       InputError: no or broken manifest, one of another version, a shard missing or cut short.
@@ -101,12 +101,20 @@ class Dataset:
         self.folder, self.fold = pathlib.Path(folder), fold
         path = self.folder / NAME
         try:
-            self.manifest = json.loads(path.read_text())
+            self.manifest = json.loads(path.read_text(encoding="utf-8"))
             settings = Settings.from_json(self.manifest["settings"])
             stored = self.manifest["settings"]["format"]
+            if "counts" not in self.manifest:
+                raise KeyError("counts")
             self.spacing_mm, self.block = settings.spacing_mm, settings.block
             self.subsets = [e["subset"] for e in self.manifest["scans"]]
-            self.identity = _identity(self.manifest)
+            self.identity = identity_of(
+                self.manifest["settings"],
+                (
+                    (e["series_uid"], e["subset"], e["made_from"]["input"])
+                    for e in self.manifest["scans"]
+                ),
+            )
             fixed = self.manifest["source"] == ImageFolder.kind
             files = [e["files"][kind] for e in self.manifest["scans"] for kind in KINDS]
             files = [(self.folder / s["name"], s["bytes"], s["records"]) for s in files]
@@ -155,12 +163,7 @@ class Dataset:
         return sum(e["files"][kind]["records"] for e in self.scans(split))
 
 
-def _identity(manifest: dict) -> dict:
-    """What a run that was trained on the data depends on."""
-    return {
-        "settings": manifest["settings"],
-        "made_from": [
-            [e["series_uid"], e["subset"], e["made_from"]["input"]] for e in manifest["scans"]
-        ],
-        "records": {k: manifest["counts"][k] for k in KINDS},
-    }
+def identity_of(settings: dict, scans: Iterable[tuple[str, int, str]]) -> dict:
+    """What a run that was trained on a dataset depends on: its settings, and of each scan its
+    series UID, its subset and a hash of all that it was read from."""
+    return {"settings": settings, "scans": sorted(map(list, scans))}

@@ -22,6 +22,7 @@ from lung_unet import __version__
 from lung_unet.data.pseudonyms import Pseudonym
 from lung_unet.data.records import Block, ScanRecord, block_of, write_records
 from lung_unet.data.scan import IGNORE, Finding, Scan
+from lung_unet.data.scan_files import look
 from lung_unet.data.source import Source
 from lung_unet.data.volume import AIR_HU, make_labels, make_volume
 from lung_unet.errors import InputError
@@ -62,23 +63,27 @@ def prepare_scan(
     out: pathlib.Path,
     settings: Settings,
     pseudonym: Pseudonym | None = None,
+    content: str | None = None,
 ) -> dict:
     """Writes the shards of one scan and returns its entry for the manifest.
 
     Does nothing where they are there already, made from the same input with the same settings.
-    With a pseudonym, that and not the UID is written.
+    With a pseudonym, that and not the UID is written. `content` is what `scan_files.look` says of
+    the scan's files, where it is known.
 
     Raises:
       InputError: the scan cannot be read.
       OSError: the shards cannot be written.
     """
     name = pseudonym.series_uid if pseudonym else series_uid
-    with _readable(series_uid):
-        made_from = dataset.fingerprint(series_uid)
+    if content is None:
+        hide = pseudonym.hash if pseudonym else str
+        with _readable(series_uid):
+            content = look(dataset.scan_files(series_uid), None, hide).content
     folder = out / f"subset{dataset.subsets[series_uid]}"
     entry_path = folder / f"{name}.json"
     wanted = {
-        "input": pseudonym.hash(made_from) if pseudonym else made_from,
+        "input": content,
         "settings": settings.to_json(),
         "version": __version__,
     }
@@ -118,6 +123,7 @@ def prepare_scan(
     entry = {
         "series_uid": name,
         "subset": dataset.subsets[series_uid],
+        "voxels": voxels_hash(scan, pseudonym),
         "source_shape": list(source.shape),
         "source_spacing_mm": [round(float(v), 6) for v in source.spacing_mm],
         "shape": list(volume.grid.shape),
@@ -158,6 +164,14 @@ def prepare_scan(
     }
     write_text(entry_path, json.dumps(entry, indent=1))
     return entry
+
+
+def voxels_hash(scan: Scan, pseudonym: Pseudonym | None = None) -> str:
+    """A hash of the HU, which knows an image under another name, or in another format."""
+    _, axes, flips = scan.grid.to_lps()
+    hu = np.ascontiguousarray(scan.hu.transpose(axes)[flips])
+    text = f"{hu.shape} {hashlib.sha256(hu.reshape(-1).data).hexdigest()}"
+    return pseudonym.common_hash(text) if pseudonym else hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -201,7 +215,7 @@ def foreground(scan: Scan) -> dict:
 def _finished(path: pathlib.Path, wanted: dict) -> dict | None:
     """The entry of a scan prepared before, if it is whole and of the same making."""
     try:
-        entry = json.loads(path.read_text())
+        entry = json.loads(path.read_text(encoding="utf-8"))
         out = path.parent.parent
         same = entry["made_from"] == wanted and all(
             (out / f["name"]).stat().st_size == f["bytes"] for f in entry["files"].values()
