@@ -76,7 +76,7 @@ def assert_reads_as_itk(path: pathlib.Path) -> None:
         {},
         {"end": "\r\n"},
         {"CompressedData": "True", "data": zlib.compress(RAW)},
-        {"CompressedData": "True", "data": gzip.compress(RAW)},
+        {"CompressedData": "True", "data": gzip.compress(RAW, mtime=0)},
         {"CompressedData": "1", "data": zlib.compress(RAW), "Comment": "caf\xe9 = 1"},
         {"BinaryDataByteOrderMSB": "True", "data": VOXELS.astype(">i2").tobytes()},
         {"TransformMatrix": None, "Rotation": "1 0 0 0 0 1 0 -1 0", "AnatomicalOrientation": "RIP"},
