@@ -158,12 +158,15 @@ def test_a_scan_round_trips(seed):
         )
         for k in range(rng.integers(0, 4))
     )  # fmt: skip
-    record = ScanRecord("1.2.3", Volume(hu, rng.integers(0, 2, shape) > 0, grid, source), findings)
+    volume = Volume(hu, rng.integers(0, 2, shape) > 0, grid, source, bool(rng.integers(2)))
+    warnings = ("one", "two")[: rng.integers(3)]
+    record = ScanRecord("1.2.3", volume, findings, warnings)
     again = ScanRecord.decode(record.encode())
     assert again.series_uid == "1.2.3"
     np.testing.assert_array_equal(again.volume.hu, hu)
     np.testing.assert_array_equal(again.volume.lungs, record.volume.lungs)
     assert again.volume.lungs.dtype == np.bool_
+    assert (again.volume.whole_body, again.warnings) == (volume.whole_body, warnings)
     for found, expected in ((again.volume.grid, grid), (again.volume.source, source)):
         assert found.to_json() == expected.to_json()
     assert len(again.findings) == len(findings)

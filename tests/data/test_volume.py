@@ -1,5 +1,7 @@
 """What the network sees lies where it lay in the patient, and what it finds goes back there."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -89,7 +91,18 @@ def test_without_lungs_the_whole_scan_is_taken():
     volume = make_volume(scan, 3.0, 12.0)
     extent = scan.grid.shape * SPACING_MM
     np.testing.assert_allclose(volume.grid.shape * volume.grid.spacing_mm, extent, atol=1.5)
-    assert volume.lungs.all()
+    assert volume.lungs.all() and volume.whole_body
+
+
+def test_a_body_is_searched_whole_and_cropped_to(direction):
+    scan = scan_around(direction, lung_mm=12.0)
+    away = np.linalg.norm(positions(scan.grid) - CENTRE_MM, axis=-1)
+    volume = make_volume(dataclasses.replace(scan, body=away < 25), 2.0, 3.0)
+    assert volume.whole_body and not make_volume(scan, 2.0, 3.0).whole_body
+    away = np.linalg.norm(positions(volume.grid) - CENTRE_MM, axis=-1)
+    assert volume.lungs[away < 22].all()
+    assert not volume.lungs[away > 28].any()
+    assert volume.hu.size < 0.6 * np.prod(scan.grid.shape) * np.prod(SPACING_MM) / 8
 
 
 @pytest.mark.parametrize("spacing_mm", [1.0, 3.0])

@@ -1,10 +1,12 @@
 """A prediction on the scan's own grid: where the model saw it, each finding apart."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from lung_unet.data.scan import Grid, Scan
+from lung_unet.data.scan import Grid, Midline, Scan
 from lung_unet.data.volume import make_volume, onto_source
 from lung_unet.evaluation.candidates import find_candidates, mask_of
 from lung_unet.evaluation.operating_point import OperatingPoint
@@ -122,3 +124,50 @@ def test_the_lung_is_the_one_around_or_the_one_near():
     assert side(50, 55) == "outside"
     none = Scan("1.2", grid, scan.hu, np.zeros_like(lungs))
     assert side(12, 15, none) == "unknown"
+
+
+def test_without_plausible_lungs_the_side_is_that_of_the_midline_where_it_is_sure():
+    grid = Grid((10, 10, 80), np.array([5.0, 2.0, 2.0]), np.zeros(3))
+    lungs = np.zeros(grid.shape, np.uint8)
+    lungs[..., 50:75] = 3  # the right one is opaque; some of it was taken for the left
+    lungs[..., 5:8] = 3
+    scan = Scan(
+        "1.2", grid, np.zeros(grid.shape, np.int16), lungs,
+        body=np.ones(grid.shape, bool), midline=Midline(np.array([0.0, 0.0, 80.0]), np.eye(3)[2]),
+    )  # fmt: skip
+
+    def side(start: int, stop: int, scan: Scan = scan) -> str:
+        box = (slice(2, 4), slice(2, 4), slice(start, stop))
+        return lung_of(np.ones((2, 2, stop - start), bool), box, scan)
+
+    assert side(60, 63) == side(76, 79) == "left"
+    assert side(15, 18) == "right"
+    assert side(36, 44) == "unknown"  # in the middle
+    assert side(5, 8) == "unknown"  # lung and midline do not agree
+    for unknown in (
+        dataclasses.replace(scan, sides_known=False, midline=None),
+        dataclasses.replace(scan, sides_known=False, midline=None, body=None),
+    ):
+        assert side(60, 63, unknown) == "unknown"
+
+
+def test_what_lies_outside_the_lungs_is_no_finding_and_is_listed():
+    scan = scan_in(np.eye(3), np.array([2.0, 1.0, 1.0]))
+    scan.lungs[:, :, 20:] = 0
+    volume = make_volume(scan, 1.0, 100.0)
+
+    def two(hu, lungs):
+        probability = np.zeros(hu.shape, np.float32)
+        probability[30:36, 30:36, 5:11], probability[30:36, 30:36, 50:56] = 0.8, 0.9
+        probability[5:8, 5:8, 60:63] = 0.4  # not above the threshold
+        return probability
+
+    prediction = predict_scan(two, scan, volume, point_at(3.0))
+    (found,), (outside,) = prediction.detections, prediction.outside
+    assert (found.probability, outside.probability) == pytest.approx((0.8, 0.9))
+    assert (found.lung, outside.lung) == ("left", "outside")
+    assert outside.volume_mm3 == pytest.approx(found.volume_mm3)
+    assert set(np.unique(prediction.labels)) == {0, 1}
+    body = dataclasses.replace(scan, body=np.ones(scan.grid.shape, bool))
+    whole = predict_scan(two, body, make_volume(body, 1.0, 100.0), point_at(3.0))
+    assert len(whole.detections) == 2 and not whole.outside

@@ -1,6 +1,7 @@
 """A prediction's files agree with each other, as the programs that open them see them."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -107,3 +108,16 @@ def test_nothing_of_an_earlier_prediction_stays_and_nothing_of_another_goes(pred
     assert before - after == {"x_finding_001.png", "x_finding_002.png", "x_segmentation.dcm"}
     assert len((tmp_path / "x_findings.csv").read_text().splitlines()) == 1
     assert json.loads((tmp_path / "x_findings.json").read_text())["findings"] == []
+
+
+def test_json_alone_has_warnings_and_what_lies_outside_the_lungs(prediction, tmp_path):
+    outside = [dataclasses.replace(prediction.detections[1], lung="outside")]
+    scan = dataclasses.replace(prediction.scan, warnings=("no lungs",))
+    write_prediction(tmp_path, "x", dataclasses.replace(prediction, scan=scan, outside=outside), {})
+    found = json.loads((tmp_path / "x_findings.json").read_text())
+    assert found["warnings"] == ["no lungs"]
+    (only,) = found["outside_lungs"]
+    assert only["lung"] == "outside"
+    assert only["centre_mm"] == found["findings"][1]["centre_mm"]
+    assert len(found["findings"]) == len((tmp_path / "x_findings.csv").read_text().split()) - 1 == 2
+    assert len(list(tmp_path.glob("*.png"))) == 2
