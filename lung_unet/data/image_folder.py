@@ -23,10 +23,9 @@ from scipy import ndimage
 
 from lung_unet.data.geometry import check_same_grid
 from lung_unet.data.hounsfield import hounsfield
-from lung_unet.data.images import read_image
+from lung_unet.data.images import data_files, read_image
 from lung_unet.data.luna16 import Match
 from lung_unet.data.lungs import LEFT, segment_lungs
-from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import patient_key
 from lung_unet.data.scan import ALL_READERS, IGNORE, READERS, Finding, Grid, Scan
 from lung_unet.data.tables import read_rows
@@ -100,7 +99,7 @@ class ImageFolder:
     def fingerprint(self, series_uid: str) -> str:
         """A hash that changes when anything the scan is read from changes."""
         files = [t[series_uid] for t in (self.paths, self.labels, self.lungs) if series_uid in t]
-        files += [data_file(f) for f in files if f.suffix.lower() == ".mhd"]
+        files = [part for f in files for part in data_files(f)]
         seen = [(str(f.relative_to(self.root)), *_state(f)) for f in files]
         return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
