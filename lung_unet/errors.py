@@ -23,3 +23,12 @@ def out_of_memory(error: BaseException) -> str | None:
         "data.patch, for prediction config.evaluation.batch_size "
         "and window, which main's command stores when it runs once more"
     )
+
+
+def unexpected(source: object, error: Exception) -> InputError:
+    """What no check foresaw, in a line that names the source, so that others can go on."""
+    told = out_of_memory(error)
+    if told is None:
+        message = " ".join(str(error).split())[:300]
+        told = f"{type(error).__name__}: {message}; a fault of lung_unet, please report it"
+    return InputError(f"{source}: {told}")

@@ -50,7 +50,7 @@ from lung_unet.data.read_ahead import ReadAhead
 from lung_unet.data.scan import Scan
 from lung_unet.data.shards import Settings
 from lung_unet.data.volume import Volume, make_volume
-from lung_unet.errors import InputError
+from lung_unet.errors import InputError, unexpected
 
 if TYPE_CHECKING:
     from lung_unet.evaluation.judge import SecondStage
@@ -150,13 +150,12 @@ def predict(
     if inputs.left_out:
         print(f"{path}: left out: {inputs.left_out}")
     total = len(inputs.scans) + len(inputs.errors)
-    failed = 0
+    failed: list[str] = []
 
     def fail(error: InputError) -> None:
-        nonlocal failed
         if total == 1:
             raise error
-        failed += 1
+        failed.append(str(error).partition(": ")[0])
         print(f"error: {error}", file=sys.stderr)
 
     for error in inputs.errors:
@@ -191,26 +190,34 @@ def predict(
             for warning in scan.warnings:
                 print(f"warning: {source}: {warning}")
             made_with = m.made_with | {"made_from": made_from(source)}
-            prediction = predict_scan(m.predictor, scan, volume, m.point, m.second)
             try:
-                write_prediction(output, source.name, prediction, made_with)
-                if source.slices and prediction.detections:
-                    segmentation = output / f"{source.name}_segmentation.dcm"
-                    write_segmentation(segmentation, prediction, source.slices, m.name)
+                prediction = predict_scan(m.predictor, scan, volume, m.point, m.second)
+                try:
+                    write_prediction(output, source.name, prediction, made_with)
+                    if source.slices and prediction.detections:
+                        segmentation = output / f"{source.name}_segmentation.dcm"
+                        write_segmentation(segmentation, prediction, source.slices, m.name)
+                except (OSError, RuntimeError) as error:  # SimpleITK raises the latter
+                    reason = " ".join(str(error).split()[-20:])
+                    raise InputError(
+                        f"{source}: {output} cannot be written ({reason}); free space, or give "
+                        "another --output"
+                    ) from error
             except InputError as error:
                 fail(error)
-            except (OSError, RuntimeError) as error:  # SimpleITK raises the latter
-                reason = " ".join(str(error).split()[-20:])
-                raise InputError(
-                    f"{output}: cannot be written ({reason}); free space, or give another --output"
-                ) from error
+                continue
+            except Exception as error:
+                if total == 1:
+                    raise
+                fail(unexpected(source, error))
+                continue
             outside = len(prediction.outside)
             print(
                 f"{len(prediction.detections)} findings in {output / source.name}_findings.csv"
                 + (f"; {outside} more outside the lungs, in its .json alone" if outside else "")
             )
     if failed:
-        raise InputError(f"{failed} of {total} scans failed, each is named above")
+        raise InputError(f"{len(failed)} of {total} scans failed: {', '.join(failed)}")
 
 
 def describe(scan: Scan) -> str:

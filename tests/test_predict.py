@@ -170,6 +170,39 @@ def test_one_scan_that_fails_is_the_error_itself(run, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_nobody_foresaw_costs_one_scan_and_is_named_at_the_end(
+    run, make_scan, tmp_path, monkeypatch, capsys
+):
+    folder, _ = run
+    hu, _, grid, _ = make_scan(0)
+    for name in "abcd":
+        write_image(tmp_path / "in" / f"{name}.nii.gz", hu, grid)
+    from lung_unet.evaluation import prediction, prediction_files
+
+    predict_scan, write = prediction.predict_scan, prediction_files.write_prediction
+
+    def fails(predictor, scan, *arguments):
+        if scan.series_uid == "b":
+            raise ZeroDivisionError("in two\nlines")
+        return predict_scan(predictor, scan, *arguments)
+
+    def full(output, name, *arguments):
+        if name == "c":
+            raise OSError("no space left")
+        return write(output, name, *arguments)
+
+    monkeypatch.setattr(prediction, "predict_scan", fails)
+    monkeypatch.setattr(prediction_files, "write_prediction", full)
+    with pytest.raises(InputError, match="2 of 4 scans failed") as error:
+        predict.predict([folder], tmp_path / "in", tmp_path / "out")
+    assert "b.nii.gz" in str(error.value) and "c.nii.gz" in str(error.value)
+    said = capsys.readouterr().err.strip().splitlines()
+    assert [line.startswith("error: ") for line in said] == [True, True]
+    assert "b.nii.gz" in said[0] and "ZeroDivisionError: in two lines" in said[0]
+    assert "c.nii.gz" in said[1] and "cannot be written" in said[1]
+    assert {p.name[0] for p in (tmp_path / "out").iterdir()} == {"a", "d"}
+
+
 def test_an_output_that_cannot_be_written_is_one_error(run, make_scan, tmp_path):
     folder, _ = run
     hu, _, grid, _ = make_scan(0)

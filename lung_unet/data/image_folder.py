@@ -18,10 +18,9 @@ import numpy as np
 
 from lung_unet.data.annotations import Match
 from lung_unet.data.hounsfield import hounsfield
-from lung_unet.data.images import read_image
+from lung_unet.data.images import data_files, read_image
 from lung_unet.data.label_volume import findings_of, read_labels, read_mask, remarks
 from lung_unet.data.lungs import LEFT, scan_with_lungs
-from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import patient_key
 from lung_unet.data.scan import Scan
 from lung_unet.data.scan_files import ScanFiles
@@ -107,11 +106,11 @@ class ImageFolder:
     def scan_files(self, series_uid: str) -> ScanFiles:
         """All that the scan is read from."""
         tables = {"image": self.paths, "label": self.labels, "lungs": self.lungs}
-        named = {kind: table[series_uid] for kind, table in tables.items() if series_uid in table}
         return ScanFiles(
             {
-                kind: (path, data_file(path)) if path.suffix.lower() == ".mhd" else (path,)
-                for kind, path in named.items()
+                kind: tuple(data_files(table[series_uid]))
+                for kind, table in tables.items()
+                if series_uid in table
             },
             [self.nodules[series_uid]] if series_uid in self.nodules else [],
         )

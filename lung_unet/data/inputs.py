@@ -6,6 +6,7 @@ import hashlib
 import json
 import pathlib
 import re
+import unicodedata
 
 from rich.progress import track
 
@@ -13,13 +14,13 @@ from lung_unet.data.dicom_acquisitions import scans_of
 from lung_unet.data.dicom_header import DamagedFile, Header
 from lung_unet.data.dicom_series import ct_slices, in_two_folders, read_volume, sound_series_in
 from lung_unet.data.hounsfield import hounsfield
-from lung_unet.data.images import SUFFIXES, read_image
+from lung_unet.data.images import PAIRS, SUFFIXES, check_name, data_files, read_image
 from lung_unet.data.lungs import scan_with_lungs
-from lung_unet.data.metaimage import data_file
 from lung_unet.data.scan import Scan
 from lung_unet.errors import InputError
 from lung_unet.files import folders_below
 
+MAX_NAME = 220  # bytes; a file's name has 255 on most systems, and results add to it
 FEW = 20  # folders that are searched without a progress bar
 
 
@@ -68,16 +69,21 @@ def find_inputs(path: pathlib.Path, output: pathlib.Path) -> Inputs:
     Raises:
       InputError: no such file or folder, or no scan in it.
     """
-    if path.is_file():
+    for given in (path, output):
+        check_name(given)
+    if path.is_file() or (path.is_symlink() and not path.is_dir()):  # or a broken link
         name = _without_suffix(path)
         return Inputs([Input(name, name, path)], [], "")
     if not path.is_dir():
         raise InputError(f"{path}: no such image or folder; check the path")
     if output.resolve() == path.resolve():
         raise InputError(f"{output}: is the folder of the scans; give another as --output")
-    images = [p for p in sorted(path.iterdir()) if _is_image(p)]
+    files = sorted(path.iterdir())
+    images = [p for p in files if _is_image(p)]
     series, errors, others = _series_below(path, output)
     found = [Input(_without_suffix(p), _without_suffix(p), p) for p in images] + series
+    if pairs := sum(p.name.lower().endswith(PAIRS) for p in files):
+        others["files of ANALYZE or NIfTI pairs (.hdr, .img), which are to be .nii.gz"] = pairs
     left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
     if not found and not errors:
         raise InputError(
@@ -85,19 +91,21 @@ def find_inputs(path: pathlib.Path, output: pathlib.Path) -> Inputs:
             + (f" (left out: {left_out})" if left_out else "")
             + f"; give a file ({', '.join(SUFFIXES)}), a folder of such, or a DICOM folder"
         )
-    return Inputs(_named(found), errors, left_out)
+    scans = []
+    for source in _named(found):
+        try:
+            _check_names(source)
+            scans.append(source)
+        except InputError as error:
+            errors.append(error)
+    return Inputs(scans, errors, left_out)
 
 
 def fingerprint(source: Input) -> str | None:
-    """A hash of which series it is, and of names, sizes and times of its files; None where it is
-    not known which these are."""
-    files = [header.path for header in source.slices] or [source.path]
-    suffix = "" if source.slices else source.path.suffix.lower()
-    if suffix in (".nhdr", ".nrrd"):  # their voxels may be in any files
-        return None
+    """A hash of which series it is, and of names, sizes and times of its files; None where they
+    cannot be read."""
     try:
-        if suffix in (".mhd", ".mha"):
-            files.append(data_file(source.path))
+        files = [header.path for header in source.slices] or data_files(source.path)
         seen = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     except (InputError, OSError):  # whoever reads it tells
         return None
@@ -199,23 +207,40 @@ def _parts(series: Input) -> list[Input]:
 
 def _named(found: list[Input]) -> list[Input]:
     """The inputs, their names made to differ, also where files' names know no case."""
-    often = collections.Counter(source.name.lower() for source in found)
+    often = collections.Counter(_key(source.name) for source in found)
     taken = {name for name, count in often.items() if count == 1}
     named = []
     for source in found:
         name = source.name
-        if often[name.lower()] > 1:
+        if often[_key(name)] > 1:
             name = source.full_name
-            while name.lower() in taken:
+            while _key(name) in taken:
                 name += "_"
-            taken.add(name.lower())
+            taken.add(_key(name))
         named.append(dataclasses.replace(source, name=name))
     return named
 
 
+def _key(name: str) -> str:
+    """The same for names that are one on some file system."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _check_names(source: Input) -> None:
+    """Refuses what results, tables or GDCM cannot be given."""
+    for path in {source.path, *(header.path for header in source.slices)}:
+        check_name(path)
+    check_name(pathlib.Path(source.name))
+    if (long := len(source.name.encode())) > MAX_NAME:
+        raise InputError(
+            f"{source.path}: its name has {long} bytes, too many for those of results; "
+            f"rename it, to at most {MAX_NAME}"
+        )
+
+
 def _is_image(path: pathlib.Path) -> bool:
     named = path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
-    return named and path.is_file()
+    return named and (path.is_file() or (path.is_symlink() and not path.exists()))
 
 
 def _without_suffix(path: pathlib.Path) -> str:

@@ -6,7 +6,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Generic, TypeVar
 
 from lung_unet.data.workers import worker_pool
-from lung_unet.errors import InputError
+from lung_unet.errors import InputError, unexpected
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -16,8 +16,9 @@ class ReadAhead(Generic[Job, Result]):
     """Iterates over (job, result of `task(job)`, or the InputError that it raised), in order.
 
     A context: entered, it begins with the first job. At most one job is ahead of the one that was
-    last taken, so that memory holds two results. A job that ends its process (out of memory, or a
-    file that breaks a library) yields an InputError, and the next has a new process.
+    last taken, so that memory holds two results. A job that fails in any other way is an InputError
+    too, also one that ends its process (out of memory, or a file that breaks a library), and the
+    next goes on.
     """
 
     def __init__(self, task: Callable[[Job], Result], jobs: Sequence[Job]):
@@ -48,6 +49,8 @@ class ReadAhead(Generic[Job, Result]):
                     "or run it alone"
                 )
                 self._restart()
+            except Exception as error:
+                result = unexpected(job, error)
             if number + 1 < len(self._jobs):
                 self._next = self._submit(number + 1)
             yield job, result

@@ -1,13 +1,15 @@
 """What a user may give to be predicted: found whole, named apart, or refused by name."""
 
+import os
 import pathlib
+import unicodedata
 
 import numpy as np
 import pydicom
 import pytest
 
 from lung_unet.data.images import write_image
-from lung_unet.data.inputs import find_inputs, read_input
+from lung_unet.data.inputs import find_inputs, fingerprint, read_input
 from lung_unet.data.scan import Grid
 from lung_unet.errors import InputError
 
@@ -52,6 +54,13 @@ def test_no_two_scans_share_a_name(tmp_path, write_series):
     found = names(tmp_path)
     assert len({n.lower() for n in found}) == len(found) == 9
     assert {"other", "scan.nii.gz", "scan_1.2.1", "scan_1.2.2", "scan.mha", "scan.mha_"} <= {*found}
+
+
+def test_names_that_differ_in_the_form_of_their_letters_alone(tmp_path):
+    for name in ("\u00e9.nii", "e\u0301.mha", "stra\u00dfe.nii", "STRASSE.mha"):
+        write_file(tmp_path / name)
+    found = names(tmp_path)
+    assert len({unicodedata.normalize("NFC", n).casefold() for n in found}) == 4
 
 
 def test_what_is_no_volume_of_ct_is_left_out_and_named(tmp_path, write_series):
@@ -103,6 +112,87 @@ def test_a_series_in_parts_is_not_told_to_lose_one(tmp_path, write_series):
             path.rename(tmp_path / "b" / path.name)
     (error,) = find_inputs(tmp_path, OUTPUT).errors
     assert str(error).endswith("put all of them into one folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (b"caf\xe9.nii.gz", "caf\\xe9.nii.gz: its name is not UTF-8"),
+        (b"two\nlines.nii.gz", "two\\nlines.nii.gz: its name has a control character"),
+        (b"x" * 240 + b".nii.gz", "its name has 240 bytes"),
+        ("é".encode() * 120 + b".mha", "its name has 240 bytes"),
+    ],
+)
+def test_names_that_results_cannot_have_are_named_and_cost_no_other(tmp_path, name, said):
+    good = write_file(tmp_path / "good.nii.gz")
+    bad = tmp_path / os.fsdecode(name)
+    bad.write_bytes(good.read_bytes())
+    found = find_inputs(tmp_path, OUTPUT)
+    assert [source.name for source in found.scans] == ["good"]
+    (error,) = map(str, found.errors)
+    assert said in error and "rename it" in error and "\n" not in error
+    assert error.encode()  # it can be printed
+    if len(name) < 100:
+        with pytest.raises(InputError, match="rename it"):
+            find_inputs(bad, OUTPUT)
+        with pytest.raises(InputError, match="rename it"):
+            find_inputs(good, bad)
+
+
+def test_a_folder_of_dicom_whose_name_is_not_utf8(tmp_path, write_series):
+    write_series(tmp_path / "good", "1.2.1")
+    write_series(tmp_path / os.fsdecode(b"caf\xe9"), "1.2.2")
+    found = find_inputs(tmp_path, OUTPUT)
+    assert [source.name for source in found.scans] == ["good"]
+    (error,) = map(str, found.errors)
+    assert "caf\\xe9" in error and "not UTF-8" in error
+
+
+@pytest.mark.parametrize(
+    "name", ["a scan.NII.gz", "-a.Nii.Gz", "ÄÖ ü.NRRD", "a.b.c.MhA", "#'\"$.nii"]
+)
+def test_names_in_any_case_and_with_any_letters_are_read(tmp_path, name):
+    good = write_file(tmp_path / f"good{pathlib.Path(name).suffix.lower()}")
+    if name.lower().endswith(".gz"):
+        good = write_file(tmp_path / "good.nii.gz")
+    good.rename(tmp_path / name)
+    (source,) = find_inputs(tmp_path / name, OUTPUT).scans
+    assert name.startswith(source.name) and source.name.lower() not in ("", name.lower())
+    assert read_input(source).hu.shape == (2, 2, 2)
+
+
+def test_links_are_read_and_broken_ones_named(tmp_path):
+    good = write_file(tmp_path / "store" / "key")  # as git-annex and DVC store it
+    farm = tmp_path / "farm"
+    farm.mkdir()
+    (farm / "a.nii.gz").symlink_to("../store/key")
+    (farm / "b.nii.gz").symlink_to("../store/gone")
+    found = find_inputs(farm, OUTPUT)
+    one, broken = found.scans
+    assert read_input(one).hu.shape == (2, 2, 2)
+    with pytest.raises(InputError, match=r"b\.nii\.gz: is a broken link, to \.\./store/gone"):
+        read_input(broken)
+    assert fingerprint(one) and fingerprint(broken) is None
+    assert good.exists()
+
+
+def test_a_pair_is_left_out_and_said(tmp_path):
+    write_file(tmp_path / "good.nii.gz")
+    for name in ("a.hdr", "a.img"):
+        (tmp_path / name).write_bytes(b"x" * 348)
+    assert "2 files of ANALYZE or NIfTI pairs" in find_inputs(tmp_path, OUTPUT).left_out
+    (source,) = find_inputs(tmp_path / "a.img", OUTPUT).scans
+    with pytest.raises(InputError, match="half of an ANALYZE or NIfTI pair"):
+        read_input(source)
+
+
+def test_a_fingerprint_knows_of_detached_voxels(tmp_path):
+    path = write_file(tmp_path / "a.nhdr")
+    (source,) = find_inputs(path, OUTPUT).scans
+    before = fingerprint(source)
+    (data,) = (p for p in tmp_path.iterdir() if p != path)
+    os.utime(data, ns=(1, 1))
+    assert None is not before != fingerprint(source)
 
 
 def test_results_are_no_input(tmp_path, write_series):

@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from lung_unet.data.read_ahead import ReadAhead
 from lung_unet.errors import InputError
 
@@ -17,6 +19,17 @@ def test_results_come_in_order_and_errors_and_deaths_cost_one_each():
     assert [r for r in results if not isinstance(r, InputError)] == [1, 3, 5]
     assert str(results[1]) == "broken"
     assert str(results[3]).startswith(DIES)
+
+
+@pytest.mark.parametrize(
+    "job", ["1 / 0", "{}['key']", "b'\\xe9'.decode()", "__import__('os').abort()", "exit(3)"]
+)
+def test_what_nobody_foresaw_costs_one_scan_and_is_told_in_a_line(job):
+    with ReadAhead(eval, ["1", job, "3"]) as ahead:
+        one, error, three = (result for _, result in ahead)
+    assert (one, three) == (1, 3)
+    assert isinstance(error, InputError)
+    assert str(error).startswith(f"{job}: ") and "\n" not in str(error)
 
 
 def test_a_scan_beyond_the_memory_costs_itself_alone():
