@@ -13,7 +13,7 @@ from lung_unet.data.dicom_pixels import unreadable
 SAME_MM = 0.01  # closer slices lie in one place
 UNEVEN = 0.1  # of the distance between slices: how far one may lie from an even place
 ROUNDED_MM = 0.1  # the same, of positions that are rounded to this
-HOUNSFIELD = ("", "HU", "US", "HU_MOD")  # PS3.3, C.11.1.1.2; US is unspecified
+HOUNSFIELD = ("", "HU", "US", "HU_MOD")  # PS3.3, C.11.1.1.2; US, unspecified, is what GDCM writes
 
 
 class Fault(NamedTuple):

@@ -5,6 +5,7 @@ Of the patient only a pseudonym leaves this file: no name, date or number.
 
 import dataclasses
 import io
+import logging
 import mmap
 import pathlib
 import re
@@ -50,6 +51,7 @@ KEPT = {
 DIRECTORY, CT_IMAGE = "1.2.840.10008.1.3.10", "1.2.840.10008.5.1.4.1.1.2"
 SCREENS = "1.2.840.10008.5.1.4.1.1.7."  # the storage classes of secondary captures begin so
 LARGEST_NUMBER = 1e5  # a position in mm
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote a patient's values
 UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 
 

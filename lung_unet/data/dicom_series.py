@@ -101,8 +101,8 @@ def _guesses(slices: list[Header]) -> Iterator[str]:
     for name in ("slope", "intercept"):
         if getattr(slices[0].rescale, name) is None:
             yield f"its files have no rescale {name}; {'1' if name == 'slope' else '0'} was taken"
-    for units in sorted({s.rescale.units for s in slices} - {"", "HU"}):
-        yield f"its values are said to be {units} (RescaleType), and were taken for HU"
+    if any(s.rescale.units == "HU_MOD" for s in slices):
+        yield "its values are modified HU (RescaleType HU_MOD), and were taken for HU"
     if any(_pixels(s).photometric == "MONOCHROME1" for s in slices):
         yield "it is MONOCHROME1, as of a display; its values were rescaled to HU, not inverted"
 

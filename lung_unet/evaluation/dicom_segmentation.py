@@ -82,7 +82,7 @@ def write_segmentation(
             if lacking:
                 raise InputError(
                     f"{series}: it has no {' and no '.join(lacking)}, without which there is no "
-                    "DICOM Segmentation of it; export it with them; the other files are written"
+                    "DICOM Segmentation of it; export the series again; the other files are written"
                 )
             segmentation = _segmentation(prediction, sources, model)
             segmentation.update(read_attributes(paths[0], COPIED))

@@ -91,6 +91,43 @@ def test_a_damaged_folder_and_a_series_in_two_are_errors_and_the_rest_is_found(
     assert str(tmp_path / "one") in double and str(tmp_path / "two") in double
 
 
+def test_one_bad_file_ends_its_own_series_and_no_other(tmp_path, write_series):
+    for uid in ("1.2.1", "1.2.2", "1.2.3"):
+        write_series(tmp_path / "ct", uid, name=uid + "-{}.dcm")
+    for number in (0, 2):
+        path = tmp_path / "ct" / f"1.2.2-{number}.dcm"
+        path.write_bytes(path.read_bytes()[:-50])
+    found = find_inputs(tmp_path, OUTPUT)
+    assert [s.series_uid for s in found.scans] == ["1.2.1", "1.2.3"]
+    (error,) = map(str, found.errors)
+    assert "1.2.2-0.dcm" in error and "series 1.2.2" in error and "1 more files" in error
+    assert [s.warnings for s in found.scans] == [(), ()]
+
+
+def test_a_bad_file_of_no_known_series_is_an_error_and_a_warning_beside_it(tmp_path, write_series):
+    write_series(tmp_path / "ct")
+    write_series(tmp_path / "other", "1.2.9")
+    (tmp_path / "ct" / "x.dcm").write_bytes(b"\0" * 200)
+    found = find_inputs(tmp_path, OUTPUT)
+    beside, other = found.scans
+    (error,) = map(str, found.errors)
+    assert str(tmp_path / "ct" / "x.dcm") in error
+    (warning,) = read_input(beside).warnings
+    assert "x.dcm" in warning and other.warnings == ()
+
+
+def test_values_that_are_no_hu_are_refused_with_what_was_guessed(
+    tmp_path, make_slices, save_slices
+):
+    rng = np.random.default_rng(0)
+    air, tissue = rng.normal(0, 20, (2, 6, 32, 32)), rng.normal(1060, 40, (2, 6, 32, 32))
+    stored = np.where(rng.random(air.shape) < 0.5, air, tissue)[0].clip(0).astype(int)
+    slices = make_slices(stored, RescaleSlope=None, RescaleIntercept=None)
+    (source,) = find_inputs(save_slices(tmp_path / "ct", slices), OUTPUT).scans
+    with pytest.raises(InputError, match=r"no rescale intercept.*stored values"):
+        read_input(source)
+
+
 def test_a_ct_of_many_frames_in_a_file_is_named_and_not_taken_for_a_localizer(
     tmp_path, write_series
 ):

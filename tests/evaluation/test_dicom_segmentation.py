@@ -139,17 +139,58 @@ def test_patient_and_study_are_the_sources_and_no_more_of_it_is_copied(written, 
         assert personal[tag].encode() not in content
 
 
-def test_what_cannot_be_referred_to_is_an_error_that_names_the_series_and_no_patient(
-    series, prediction, tmp_path
+@pytest.mark.parametrize(
+    ("keyword", "of", "value"),
+    [
+        ("FrameOfReferenceUID", slice(None), None),
+        ("FrameOfReferenceUID", slice(1), ""),
+        ("FrameOfReferenceUID", slice(1), "1.2.3"),
+        ("StudyInstanceUID", slice(3, 4), None),
+        ("SOPInstanceUID", slice(3, 4), None),
+    ],
+)
+def test_what_the_series_lacks_is_named_and_no_patient(
+    series, prediction, tmp_path, keyword, of, value
 ):
-    for header in series.slices:
+    for header in series.slices[of]:
         dataset = pydicom.dcmread(header.path)
-        del dataset.FrameOfReferenceUID
+        setattr(dataset, keyword, value)
+        if value is None:
+            del dataset[keyword]
         dataset.save_as(header.path)
-    with pytest.raises(InputError, match=r"series 1\.2\.3\.4") as error:
+    with pytest.raises(InputError, match=rf"series 1\.2\.3\.4.*{keyword}") as error:
         write_segmentation(tmp_path / "out" / "x.dcm", prediction, series.slices, model="step 1")
     assert "Müller" not in str(error.value)
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_more_findings_than_segments_can_be_numbered(series, prediction, tmp_path):
+    many = dataclasses.replace(prediction, detections=prediction.detections[:1] * 65_536)
+    with pytest.raises(InputError, match="holds 65535 findings, not 65536"):
+        write_segmentation(tmp_path / "x.dcm", many, series.slices, model="step 1")
+
+
+def test_a_source_without_preamble_and_with_unknown_representations(
+    series, prediction, written, tmp_path
+):
+    for header in series.slices:
+        dataset = pydicom.dcmread(header.path)
+        plain = header.path.with_suffix(".explicit")
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        dataset.save_as(plain, implicit_vr=False, little_endian=True)
+        data = plain.read_bytes()
+        plain.unlink()
+        at = data.index(b"\x10\0\x10\0PN")
+        start = data.index(b"\x08\0\x05\0CS")  # the character set, which comes first
+        private = b"\x09\0\x10\0LO\4\0TEST\x09\0\1\x10??\0\0\4\0\0\0abcd"
+        header.path.write_bytes((data[:at] + private + data[at:])[start:])
+    slices = find_inputs(series.path, tmp_path / "out").scans[0].slices
+    path = tmp_path / "again.dcm"
+    write_segmentation(path, prediction, slices, model="step 600")
+    first, second = pydicom.dcmread(written), pydicom.dcmread(path)
+    np.testing.assert_array_equal(second.pixel_array, first.pixel_array)
+    for name in ("PatientName", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        assert second[name].value == first[name].value
 
 
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="no dciodvfy (Debian: dicom3tools)")

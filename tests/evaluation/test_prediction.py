@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from lung_unet.data.scan import Grid, Midline, Scan
 from lung_unet.data.volume import make_volume, onto_source
+from lung_unet.evaluation import prediction
 from lung_unet.evaluation.candidates import find_candidates, mask_of
 from lung_unet.evaluation.operating_point import OperatingPoint
 from lung_unet.evaluation.prediction import label_candidates, lung_of, predict_scan
@@ -65,6 +66,24 @@ def test_labels_are_the_mask_of_all_candidates_told_apart(direction, spacing_mm)
         at = np.clip(at, 0, np.array(volume.grid.shape) - 1)
         near = ndimage.binary_dilation(in_volume(candidate, volume), iterations=4)
         assert near[tuple(at.T)].all()
+
+
+def test_more_candidates_than_two_bytes_count_keep_their_numbers(monkeypatch):
+    scan = scan_in(np.eye(3))
+    volume = make_volume(scan, 2.0, 0.0)
+    probability = np.zeros(volume.grid.shape, np.float32)
+    probability[2, 2, 2] = 1
+    (candidate,) = find_candidates(probability, volume, THRESHOLD, 0.0)
+    rising = iter(np.linspace(0.6, 1, 1 << 17, dtype=np.float32))  # each above the one before
+    monkeypatch.setattr(
+        prediction,
+        "onto_source",
+        lambda *_: (np.zeros(3, int), np.full((1, 1, 1), next(rising))),
+    )
+    monkeypatch.setattr(prediction, "mask_on_source", lambda *_: np.ones(scan.grid.shape, bool))
+    for count, dtype in ((9, np.uint16), (65_536, np.uint32)):
+        labels, boxes = label_candidates([candidate] * count, probability, volume, THRESHOLD)
+        assert (labels.dtype, labels[0, 0, 0], len(boxes)) == (dtype, count, count)
 
 
 def in_volume(candidate, volume) -> np.ndarray:
