@@ -10,7 +10,8 @@ Uses the checkpoint of the best validation Dice, and thresholds chosen on the va
 (operating_point.json), unless the configuration gives numbers: main's command once more, with
 --config.evaluation.threshold=0.3 and the like, stores them and scores anew. Scans that are scored
 are kept in evaluation/, so that an interrupted run goes on where it was. Writes to --output, which
-is the workdir unless it is given:
+is the workdir unless it is given, or of another split than test to a folder of the split's name in
+it. A workdir that is being trained in is scored with an --output of its own.
 
     metrics.json         every metric, with 95 % intervals over resamples of the scans
     scans.csv            nodules.csv: a row each
@@ -34,10 +35,11 @@ finding of the mask, and metrics and report also have the FROC of the same marks
 candidates_second_stage.csv lists these. --output keeps the scores of the segmentation alone.
 """
 
+import contextlib
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -45,7 +47,7 @@ from absl import flags
 from lung_unet import command
 from lung_unet.data.manifest import SPLITS, Dataset
 from lung_unet.errors import InputError
-from lung_unet.files import write_text
+from lung_unet.files import LOCK, held, write_text
 from lung_unet.workdir import Run
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def evaluate(
     """Scores the best checkpoint of a run, or the mean of several, on a split of a dataset, also
     with a second stage if one is given.
 
-    Writes to the output folder, and returns what metrics.json there holds.
+    Writes to the output folder as `evaluate_split` does, and returns what metrics.json there holds.
     """
     from lung_unet.evaluation.resume import member
     from lung_unet.evaluation.split import evaluate_split
@@ -136,7 +138,8 @@ def _gather(first: str, rest: tuple[str, ...]) -> None:
 
     folders = [first, *rest] if rest else first.split(",")
     output = pathlib.Path(command.required("output"))
-    _show(gather([pathlib.Path(f) for f in folders], flags.FLAGS.split, output), output)
+    with _alone_in(output):
+        _show(gather([pathlib.Path(f) for f in folders], flags.FLAGS.split, output), output)
 
 
 def _evaluate() -> None:
@@ -159,13 +162,33 @@ def _evaluate() -> None:
         raise InputError(f"{output}: is the workdir of a run; choose another --output")
     classifier = flags.FLAGS.classifier
     second = open_second_stage(pathlib.Path(classifier), members[0]) if classifier else None
-    _show(evaluate(members, dataset, flags.FLAGS.split, output, second), output)
+    with _alone_in(output):
+        _show(evaluate(members, dataset, flags.FLAGS.split, output, second), output)
+
+
+@contextlib.contextmanager
+def _alone_in(output: pathlib.Path) -> Iterator[None]:
+    """No other process trains or evaluates in a folder meanwhile.
+
+    Raises:
+      InputError: one does.
+    """
+    with held(output / LOCK) as ours:
+        if not ours:
+            raise InputError(
+                f"{output}: another process trains or evaluates in it; give another folder as "
+                "--output, or wait for its end"
+            )
+        yield
 
 
 def _show(metrics: dict, output: pathlib.Path) -> None:
+    from lung_unet.evaluation.resume import results_of
+
+    folder = results_of(output, flags.FLAGS.split)
     print_metrics(metrics)
-    print(f"metrics  {output / 'metrics.json'}")
-    print(f"report   {output / 'report.html'}")
+    print(f"metrics  {folder / 'metrics.json'}")
+    print(f"report   {folder / 'report.html'}")
 
 
 def _mode() -> str:

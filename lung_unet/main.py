@@ -69,7 +69,7 @@ def run_job(start: float) -> None:
     if not first:
         train_and_evaluate(workdir, start)
         return
-    with alone_in(workdir, "is run by another process", "choose another --workdir"):
+    with alone_in(workdir, "another process trains or evaluates in it", "choose another --workdir"):
         remove_leftovers(workdir)
         train_and_evaluate(workdir, start)
 

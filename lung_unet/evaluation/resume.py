@@ -66,6 +66,12 @@ def folder_of(workdir: pathlib.Path, split: str) -> pathlib.Path:
     return workdir / "evaluation" / split
 
 
+def results_of(workdir: pathlib.Path, split: str) -> pathlib.Path:
+    """Where metrics, tables and report of a split go: those of the test split lie in the workdir
+    itself, and no other split replaces them."""
+    return workdir if split == "test" else workdir / split
+
+
 def each_scan(
     dataset: Dataset,
     split: str,
