@@ -67,7 +67,7 @@ def test_air_outside_the_body_is_no_lung(make_scan):
 
 def test_lungs_of_a_real_chest(real_data):
     ((uid, slices),) = series_in((real_data / "chest_ct_dicom").iterdir()).items()
-    array, grid = read_volume(slices, real_data)
+    array, grid, _ = read_volume(slices, real_data)
     found = segment_lungs(hounsfield(array, uid), grid)
     litres = np.prod(grid.spacing_mm) * 1e-6
     middle = {}
@@ -162,7 +162,7 @@ def test_a_mask_that_came_with_the_scan_is_kept_and_checked(make_scan):
 
 def real_chest(real_data) -> tuple[np.ndarray, Grid]:
     ((uid, slices),) = series_in((real_data / "chest_ct_dicom").iterdir()).items()
-    array, grid = read_volume(slices, real_data)
+    array, grid, _ = read_volume(slices, real_data)
     hu = hounsfield(array, uid)[:, ::2, ::2]  # half as fine, to be quick
     return hu, Grid(hu.shape, grid.spacing_mm * [1, 2, 2], grid.origin_mm, grid.direction)
 
