@@ -56,7 +56,7 @@ def test_the_truth_scores_near_one_on_the_scans_own_grid(score, tmp_path):
     assert (tmp_path / "report.html").stat().st_size > 10_000
     (scan,) = csv.DictReader((tmp_path / "scans.csv").read_text().splitlines())
     assert (scan["searched"], scan["warnings"]) == ("lungs", "")
-    assert "searched" in (tmp_path / "report.html").read_text()
+    assert "<th>Searched</th>" in (tmp_path / "report.html").read_text()
 
 
 def test_a_wrong_place_is_a_miss_and_a_false_positive(score):
