@@ -86,6 +86,18 @@ def test_a_folder_of_everything(run, make_scan, write_series, personal, tmp_path
         assert not any(secret in path.read_bytes() for secret in secrets)
 
 
+def test_lungs_that_are_not_plausible_are_said(run, make_scan, tmp_path, capsys):
+    hu, lungs, grid, _ = make_scan(0)
+    hu[lungs == 4] = 30
+    write_image(tmp_path / "x.mha", hu, grid)
+    predict.predict([run[0]], tmp_path / "x.mha", tmp_path / "out")
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    found = json.loads((tmp_path / "out" / "x_findings.json").read_text())
+    assert len(said) == 1 and said[0].endswith(found["warnings"][0])
+    assert "x.mha" in said[0] and "right" in said[0] and "body" in said[0]
+    assert found["findings"]
+
+
 def test_what_the_same_model_predicted_is_left_and_all_else_is_made_anew(
     run, make_scan, write_series, personal, tmp_path, capsys
 ):

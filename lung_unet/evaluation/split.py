@@ -167,8 +167,8 @@ def scan_row(scan: dict) -> dict[str, Any]:
         "nodules": len(scan["nodules"]),
         "found": sum(n["facts"]["found"] for n in scan["nodules"]),
         "false_positives": scan["false_positives"],
-        "searched": scan["searched"],
-        "warnings": "; ".join(scan["warnings"]),
+        "searched": scan.get("searched"),  # not known of a scan that an earlier version scored
+        "warnings": "; ".join(scan.get("warnings", ())),
     }
 
 

@@ -54,6 +54,9 @@ def test_the_truth_scores_near_one_on_the_scans_own_grid(score, tmp_path):
     # the voxels within are given 0.9, those without 0, and there is one view
     assert 0.05 < float(nodule["boundary_entropy"]) < 0.469 and "boundary_spread" not in nodule
     assert (tmp_path / "report.html").stat().st_size > 10_000
+    (scan,) = csv.DictReader((tmp_path / "scans.csv").read_text().splitlines())
+    assert (scan["searched"], scan["warnings"]) == ("lungs", "")
+    assert "<th>Searched</th>" in (tmp_path / "report.html").read_text()
 
 
 def test_a_wrong_place_is_a_miss_and_a_false_positive(score):
