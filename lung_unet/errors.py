@@ -25,7 +25,7 @@ def out_of_memory(error: BaseException) -> str | None:
     )
 
 
-def unexpected(source: object, error: Exception) -> InputError:
+def unexpected(source: object, error: BaseException) -> InputError:
     """What no check foresaw, in a line that names the source, so that others can go on."""
     told = out_of_memory(error)
     if told is None:

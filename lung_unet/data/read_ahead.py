@@ -49,7 +49,7 @@ class ReadAhead(Generic[Job, Result]):
                     "or run it alone"
                 )
                 self._restart()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 result = unexpected(job, error)
             if number + 1 < len(self._jobs):
                 self._next = self._submit(number + 1)

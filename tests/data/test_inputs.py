@@ -178,7 +178,8 @@ def test_names_that_results_cannot_have_are_named_and_cost_no_other(tmp_path, na
 
 def test_a_folder_of_dicom_whose_name_is_not_utf8(tmp_path, write_series):
     write_series(tmp_path / "good", "1.2.1")
-    write_series(tmp_path / os.fsdecode(b"caf\xe9"), "1.2.2")
+    bad = write_series(tmp_path / "bad", "1.2.2")
+    bad.rename(tmp_path / os.fsdecode(b"caf\xe9"))  # SimpleITK cannot write there
     found = find_inputs(tmp_path, OUTPUT)
     assert [source.name for source in found.scans] == ["good"]
     (error,) = map(str, found.errors)
@@ -189,9 +190,8 @@ def test_a_folder_of_dicom_whose_name_is_not_utf8(tmp_path, write_series):
     "name", ["a scan.NII.gz", "-a.Nii.Gz", "ÄÖ ü.NRRD", "a.b.c.MhA", "#'\"$.nii"]
 )
 def test_names_in_any_case_and_with_any_letters_are_read(tmp_path, name):
-    good = write_file(tmp_path / f"good{pathlib.Path(name).suffix.lower()}")
-    if name.lower().endswith(".gz"):
-        good = write_file(tmp_path / "good.nii.gz")
+    suffix = pathlib.Path(name).suffix.lower().replace(".gz", ".nii.gz")
+    good = write_file(tmp_path / f"good{suffix}")
     good.rename(tmp_path / name)
     (source,) = find_inputs(tmp_path / name, OUTPUT).scans
     assert name.startswith(source.name) and source.name.lower() not in ("", name.lower())
@@ -199,7 +199,8 @@ def test_names_in_any_case_and_with_any_letters_are_read(tmp_path, name):
 
 
 def test_links_are_read_and_broken_ones_named(tmp_path):
-    good = write_file(tmp_path / "store" / "key")  # as git-annex and DVC store it
+    store = tmp_path / "store"
+    write_file(store / "a.nii.gz").rename(store / "key")  # as git-annex and DVC store it
     farm = tmp_path / "farm"
     farm.mkdir()
     (farm / "a.nii.gz").symlink_to("../store/key")
@@ -210,7 +211,6 @@ def test_links_are_read_and_broken_ones_named(tmp_path):
     with pytest.raises(InputError, match=r"b\.nii\.gz: is a broken link, to \.\./store/gone"):
         read_input(broken)
     assert fingerprint(one) and fingerprint(broken) is None
-    assert good.exists()
 
 
 def test_a_pair_is_left_out_and_said(tmp_path):

@@ -346,3 +346,34 @@ def test_any_header_reads_whole_or_is_refused(tmp_path, changes, dropped, noise,
         assert array.shape == grid.shape
         assert array.size <= VOXELS.size * 2
         assert np.isfinite(grid.to_world(np.array(grid.shape))).all()
+
+
+def test_a_thousand_changed_headers(write):
+    """Each is refused, or gives what ITK gives."""
+    rng = np.random.default_rng(0)
+    names = [*HEADER, "Rotation", "Orientation", "Origin", "Position", "ElementSize", "HeaderSize",
+             "DistanceUnits", "ElementByteOrderMSB", "ElementNumberOfChannels"]  # fmt: skip
+    words = [*HEADER.values(), *NUMBERS, "1 0 0 0 1 0 0 0 1", "-1 0 0 0 -1 0 0 0 1", "LPI", "RAS",
+             "LPS", "???", "1 2 3", "LOCAL", "MET_USHORT", "MET_CHAR", "mm", "cm"]  # fmt: skip
+    read = 0
+    for number in range(1000):
+        changes: dict[str, str | None] = {}
+        for _ in range(rng.integers(1, 4)):
+            name = str(rng.choice(names))
+            old, kind = HEADER.get(name, ""), rng.integers(4)
+            if kind == 0:
+                changes[name] = None
+            elif kind == 1 and old:
+                place = rng.integers(len(old))
+                changes[name] = old[:place] + chr(rng.integers(33, 127)) + old[place + 1 :]
+            else:
+                changes[name] = str(rng.choice(words))
+        path = write(RAW, **changes)
+        try:
+            metaimage.read(path)
+        except InputError as error:
+            assert str(path) in str(error) and "\n" not in str(error), number
+            continue
+        read += 1
+        assert_reads_as_itk(path)
+    assert 50 < read < 900

@@ -163,7 +163,7 @@ def test_a_place_that_is_unknown_or_contradictory(tmp_path, changes, named):
         ({"data_file": "a%03d.raw 1 9 1"}, "many files"),
         ({"data_file": "missing.raw"}, "is missing"),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else value,
 )
 def test_broken_headers(tmp_path, changes, named):
     refused(written(tmp_path, **changes), named)
