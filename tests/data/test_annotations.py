@@ -1,8 +1,5 @@
 """LUNA16's list decides which of the readers' outlines count; no outline or row is lost."""
 
-import functools
-import operator
-
 import numpy as np
 
 from lung_unet.data import outlines
@@ -34,9 +31,8 @@ def joined(marks: list[tuple[int, set]]) -> list[list[tuple[int, set]]]:
     groups: list[list[tuple[int, set]]] = []
     for mark in marks:
         touched = [g for g in groups if any(mark[1] & other for _, other in g)]
-        groups = [g for g in groups if g not in touched] + [
-            [*functools.reduce(operator.iadd, touched, []), mark]
-        ]
+        apart = [g for g in groups if g not in touched]
+        groups = [*apart, [*(m for g in touched for m in g), mark]]
     return groups
 
 

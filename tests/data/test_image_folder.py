@@ -319,15 +319,16 @@ def test_names_in_splits_are_read_as_people_write_them(folder):
 
 
 def test_the_number_of_nodules_is_checked_where_it_is_given(folder, make_scan):
-    path, grid = folder / "splits.csv", make_scan(0)[2]
+    path = folder / "splits.csv"
     path.write_text(
         "name,split,nodules\nanna,train,1\nbert,validation,2\ncarl,test,\ndora,train,0\n"
     )
     assert len(ImageFolder(folder).read_matched("anna")[0].findings) == 1
     refused(folder, "has 1 nodules, but 2 in column nodules", read="bert")
-    label = np.zeros(grid.shape, np.uint8)
-    label[5:8, 10:20, 10:20] = 255
-    for name in ("carl", "dora"):
+    for number, name in ((2, "carl"), (3, "dora")):
+        grid = make_scan(number)[2]
+        label = np.zeros(grid.shape, np.uint8)
+        label[5:8, 10:20, 10:20] = 255
         write(folder / "labels" / f"{name}.nii.gz", label, grid)
     refused(folder, r"labels/carl\.nii\.gz: 255 is its only value", read="carl")
     scan, _ = ImageFolder(folder).read_matched("dora")
