@@ -302,3 +302,36 @@ def test_the_content_changes_with_each_input_and_no_other(folder):
     path = folder / "images" / "anna.nii.gz"
     path.write_bytes(path.read_bytes() + b"\n")
     assert ImageFolder(folder).scan_files("bert").content() in seen
+
+
+# --- What is dropped is told ----------------------------------------------------------------------
+
+
+def test_names_in_splits_are_read_as_people_write_them(folder):
+    (folder / "splits.csv").write_text(
+        "Name;Split;Patient\nanna.nii.gz ;Train;a\nimages/bert.mhd;VALIDATION;b\n\ncarl;test;c\n"
+        "dora\u00a0;train;d;;\n"
+    )
+    source = ImageFolder(folder)
+    assert source.subsets == {"anna": 2, "bert": 1, "carl": 0, "dora": 2}
+    assert source.patients.keys() == source.subsets.keys()
+
+
+def test_the_number_of_nodules_is_checked_where_it_is_given(folder, make_scan):
+    path = folder / "splits.csv"
+    path.write_text(
+        "name,split,nodules\nanna,train,1\nbert,validation,2\ncarl,test,\ndora,train,0\n"
+    )
+    assert len(ImageFolder(folder).read_matched("anna")[0].findings) == 1
+    refused(folder, "has 1 nodules, but 2 in column nodules", read="bert")
+    for number, name in ((2, "carl"), (3, "dora")):
+        grid = make_scan(number)[2]
+        label = np.zeros(grid.shape, np.uint8)
+        label[5:8, 10:20, 10:20] = 255
+        write(folder / "labels" / f"{name}.nii.gz", label, grid)
+    refused(folder, r"labels/carl\.nii\.gz: 255 is its only value", read="carl")
+    scan, _ = ImageFolder(folder).read_matched("dora")
+    np.testing.assert_array_equal(scan.ignore, label == 255)
+    assert scan.warnings == ("all that is marked is ignored (255)",)
+    path.write_text(path.read_text().replace("anna,train,1", "anna,train,one"))
+    refused(folder, "line 2: nodules is 'one'")

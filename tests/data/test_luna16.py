@@ -428,3 +428,70 @@ def test_spheres_instead_of_outlines(folder, make_scan):
     dataset = Luna16(folder, outlines="sphere")
     np.testing.assert_array_equal(dataset.read(UID).votes, expected.votes)
     assert UID not in dataset.outlines
+
+
+# --- What is dropped is told ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [".mhd,", " ,", "\u00a0,", ".MHD ,"])
+def test_rows_are_of_the_scan_however_its_name_is_written(folder, change):
+    table = folder / "annotations.csv"
+    head, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([head, *(r.replace(",", change, 1) for r in rows)]) + "\n")
+    source = Luna16(folder)
+    assert source.rows["annotations.csv"] == {"rows": 4, "matched": 4, "left": 0}
+    assert len(source.read(UID).findings) == 1
+
+
+def test_rows_of_scans_that_are_not_on_disk_are_counted(folder):
+    shutil.rmtree(folder / "subset2")
+    expected = {"rows": 4, "matched": 3, "left": 1}
+    assert Luna16(folder).rows["annotations.csv"] == expected
+    (folder / "seriesuids.csv").unlink()
+    source = Luna16(folder)
+    assert source.rows["annotations.csv"] == expected
+    assert any("no seriesuids.csv" in note for note in source.notes)
+
+
+@pytest.mark.parametrize("table", ["annotations.csv", "annotations_excluded.csv"])
+def test_a_row_of_no_scan_is_refused_also_without_a_list_of_series(folder, table):
+    append(folder / table, "case 7,0,0,0,5")
+    refused(folder, rf"{table}: line \d: series case 7 is unknown")
+    (folder / "seriesuids.csv").unlink()
+    refused(folder, rf"{table}: line \d: series case 7 is unknown.*seriesuids.csv")
+
+
+def test_an_annotation_twice_is_refused(folder):
+    first = (folder / "annotations.csv").read_text().splitlines()[1]
+    append(folder / "annotations.csv", first.replace(",", ".mhd,", 1))
+    refused(folder, "line 6 repeats line 2")
+
+
+def test_a_scan_that_the_list_of_series_lacks_is_told(folder):
+    (folder / "seriesuids.csv").write_text("1.2.0\n1.2.1\n1.2.2\n")
+    assert any("1 scans are not in seriesuids.csv" in note for note in Luna16(folder).notes)
+
+
+def test_luna16_s_list_decides_what_of_the_outlines_counts(folder, make_scan):
+    grid, centre = make_scan(0)[2:]
+    listed = tuple(int(v) for v in np.rint(grid.to_voxel(centre)))
+    other = (listed[0], listed[1], 18)
+    write_xml(folder / "lidc_xml" / "a.xml", UID, grid, *[[listed, other]] * 3)
+    scan, matches = Luna16(folder).read_matched(UID)
+    assert [f.included for f in scan.findings].count(True) == 1
+    assert scan.ignore[other] and not scan.ignore[listed]
+    (unlisted,) = [m.finding for m in matches if m.mark is None]
+    np.testing.assert_allclose(scan.findings[unlisted].centre_mm, grid.to_world(other), atol=1)
+    scan, matches = Luna16(folder, min_readers=2).read_matched(UID)  # asks for more than the list
+    assert [f.included for f in scan.findings].count(True) == 2
+    assert sum(m.mark is None for m in matches) == 1
+
+
+def test_what_lies_outside_the_scan_is_counted(folder, make_scan):
+    grid, centre = make_scan(0)[2:]
+    at = tuple(int(v) for v in np.rint(grid.to_voxel(centre)))
+    write_xml(folder / "lidc_xml" / "a.xml", UID, grid, *[[at, (99, *at[1:])]] * 3)
+    append(folder / "annotations_excluded.csv", row(UID, [*centre, 900.0, 0, 0], -1))
+    outlines, rows = Luna16(folder).read(UID).warnings
+    assert outlines.startswith("9 of 18 outlines")
+    assert rows.startswith("1 of 1 excluded findings")

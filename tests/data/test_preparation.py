@@ -12,6 +12,7 @@ import pytest
 from lung_unet.data import preparation, scan_files, seen_files
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.preparation import prepare
+from lung_unet.data.pseudonyms import Key
 from lung_unet.data.shards import Settings
 from lung_unet.errors import InputError
 
@@ -199,6 +200,44 @@ def test_series_that_are_not_there_are_told(folder, done, settings, capsys):
     assert "1 scans of before are not there any more" in told
     assert manifest["counts"]["absent_scans"] == 1
     assert [e["series_uid"] for e in manifest["scans"]] == ["1.2.0", "1.2.1", "1.2.2"]
+
+
+def test_a_broken_scan_is_skipped_if_told_so_and_tried_again(folder, tmp_path, settings, capsys):
+    data = folder / "subset3" / "1.2.3.zraw"
+    whole = data.read_bytes()
+    data.write_bytes(whole[:-500])
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="--on_broken=skip"):
+        prepare(folder, out, settings, workers=1)
+    manifest = prepare(folder, out, settings, workers=1, skip_broken=True)
+    told = capsys.readouterr().out
+    assert "1 broken scans are left out" in told and "1.2.3" in told
+    assert [e["series_uid"] for e in manifest["scans"]] == ["1.2.0", "1.2.1", "1.2.2"]
+    (skipped,) = manifest["skipped"]
+    assert skipped["series_uid"] == "1.2.3" and "copy it again" in skipped["reason"]
+    assert manifest["counts"]["skipped_scans"] == 1
+    assert len(manifest["folds"]) == 3
+    data.write_bytes(whole)
+    manifest = prepare(folder, out, settings, workers=1, skip_broken=True)
+    assert len(manifest["scans"]) == 4 and manifest["skipped"] == []
+
+
+def test_a_dataset_of_broken_scans_alone_is_refused(folder, tmp_path, settings):
+    for data in folder.glob("subset*/*.zraw"):
+        data.write_bytes(b"")
+    with pytest.raises(InputError, match="none of its 4 scans can be read"):
+        prepare(folder, tmp_path / "out", settings, workers=1, skip_broken=True)
+
+
+def test_a_skipped_scan_s_reason_names_no_series_where_they_have_pseudonyms(
+    folder, tmp_path, settings
+):
+    (folder / "subset3" / "1.2.3.zraw").write_bytes(b"")
+    key = Key(b"sixteen bytes!!!")
+    prepare(folder, tmp_path / "out", settings, workers=1, key=key, skip_broken=True)
+    text = (tmp_path / "out" / "manifest.json").read_text()
+    assert "1.2.3" not in text and str(folder) not in text
+    assert key.pseudonym("1.2.3").series_uid in text
 
 
 # --- The same scans again -------------------------------------------------------------------------

@@ -251,6 +251,8 @@ def test_the_command_writes_numbers_and_a_picture(files, tmp_path):
     values = json.loads((tmp_path / "new" / "froc.json").read_text())
     assert [values[name] for name in COUNTS] == [2, 1, 1, 0, 1, 0, 0]
     assert values["cpm"] == 1
+    assert values["rows"]["annotations"] == {"rows": 2, "matched": 1, "left": 1}
+    assert "annotations: 2 rows read, 1 of scans that are here, 1 of scans" in done.stdout
     assert len(values["bootstrap"]["lower"]) == 7
     assert (tmp_path / "froc.png").read_bytes().startswith(b"\x89PNG")
 
@@ -284,6 +286,17 @@ def test_bad_rows_are_named(files, name, text, told):
         with pytest.raises(InputError, match=told) as error:
             froc_command.score(**files)
         assert str(error.value).startswith(str(files[name]))
+
+
+def test_names_of_scans_are_read_as_people_write_them(files):
+    expected = froc_command.score(**files).to_json()
+    for name in ("submission", "annotations", "seriesuids"):
+        text = files[name].read_text()
+        files[name].write_text(text.replace("a,", "a.mhd ,").replace("b\n", "b \n"))
+    assert froc_command.score(**files).to_json() == expected
+    files["annotations"].write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\nc,1,2,3,4\n")
+    with pytest.raises(InputError, match="none of its 1 rows"):
+        froc_command.score(**files)
 
 
 def test_another_header_is_refused(files):
