@@ -39,7 +39,7 @@ from lung_unet.files import atomic_path, write_text
 
 ELSEWHERE = (
     "intervals", "froc", "calibration", "strata", "thresholds", "split", "step", "folds",
-    "second_stage",
+    "second_stage", "external_validation", "resampled", "intervals_by_scan",
 )  # fmt: skip
 HEADLINES = ("nodule_dice", "cpm", "cpm_of_both_stages", "found", "false_positives_per_scan")
 SCANS = ("series_uid", "dice", "precision", "recall", "iou", "nodules", "found", "false_positives")
@@ -149,7 +149,8 @@ def _metrics(metrics: dict[str, Any]) -> str:
         rows += f'<tr><td>{label(key)}</td><td class="number">{value}</td>'
         rows += f'<td class="number ends">{ends}</td><td class="why">{why}</td></tr>'
     note = (
-        "<p>In grey the 95 % interval over resamples of the scans, where they differ.</p>"
+        f"<p>In grey the 95 % interval over resamples of the {metrics.get('resampled', 'scans')}, "
+        "where they differ.</p>"
         if intervals.get("dice")
         else ""
     )
