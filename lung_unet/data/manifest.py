@@ -14,6 +14,7 @@ from lung_unet.files import write_text
 
 NAME = MANIFEST
 SPLITS = ("train", "validation", "test")
+ALL = "all"  # the only split of a dataset that was opened without a fold
 
 
 def split_subsets(subsets: list[int], fold: int) -> dict[str, list[int]]:
@@ -143,7 +144,7 @@ class Dataset:
                 f"config.data.fold = {fold}: {self.folder} has the split of its splits.csv alone; "
                 "choose 0"
             )
-        self.splits = {"all": self.subsets} if fold is None else split_subsets(self.subsets, fold)
+        self.splits = {ALL: self.subsets} if fold is None else split_subsets(self.subsets, fold)
         for shard, expected, _ in files if shards else ():
             size = shard.stat().st_size if shard.is_file() else None
             if size != expected:

@@ -87,7 +87,9 @@ def write_report(
     points = [row for row in curves if any(is_finite(row.get(key)) for key in keys)]
     pair = chart("dice_by_diameter.png", plot_dice, dots, (5.6, 5.2), figures)
     pair += table(_columns(_by_dice(named), NODULES), linked)
+    external = metrics.get("external_validation")
     sections = {
+        **({"Validation": _validation(external)} if external else {}),
         "Scores": _metrics(metrics),
         "Detection": _detection(metrics, froc, figures),
         **({"Classifier": second_stage_report.section(judged, figures)} if judged else {}),
@@ -108,6 +110,11 @@ def write_report(
         if old.name not in figures:
             old.unlink(missing_ok=True)
     write_text(path, page(title, sections))
+
+
+def _validation(external: dict[str, Any]) -> str:
+    """What an external validation may claim, a paragraph each."""
+    return "".join(f"<p>{escape(line)}</p>" for line in external["said"])
 
 
 def _by_dice(rows: Rows) -> Rows:
