@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from lung_unet.data.luna16 import Luna16
 from lung_unet.data.manifest import SPLITS, split_subsets
 from lung_unet.data.metaimage import data_file
-from lung_unet.data.tables import COLUMNS, Mark
+from lung_unet.data.tables import COLUMNS, Mark, read_rows
 from lung_unet.errors import InputError
 from lung_unet.files import make_anew, write_text
 
@@ -34,7 +34,8 @@ def combine(
 
     Raises:
       InputError: a split without a folder, a folder that is no LUNA16 folder, a series in two of
-        them or a patient in two splits, or `out` is not of an earlier call.
+        them, a patient or an implanted nodule's outline in two splits, or `out` is not of an
+        earlier call.
     """
     for split in SPLITS:
         if not folders.get(split):
@@ -72,6 +73,7 @@ def _combine(
     make_anew(out)
     scan_in: dict[str, pathlib.Path] = {}
     patient_in: dict[str, tuple[int, pathlib.Path]] = {}
+    drawn_in: dict[str, tuple[int, pathlib.Path]] = {}
     included, excluded, patients = [], [], []
     for subset, root in folders:
         source = Luna16(root, lidc_xml)
@@ -95,6 +97,13 @@ def _combine(
                 _link_file(xml, out / "lidc_xml" / f"{uid}.{number}.xml")
             included += source.annotations.get(uid, [])
             excluded += source.excluded.get(uid, [])
+        for uid in sorted(_seen_in(root) | source.paths.keys()):
+            number, other = drawn_in.setdefault(uid, (subset, root))
+            if number != subset:
+                raise InputError(
+                    f"{root}: the CT or outlines of series {uid} are also in {other}, of another "
+                    "split; implant with disjoint --outlines and CTs, or remove one"
+                )
         unknown = len(source.paths.keys() - source.patients.keys())
         if unknown:
             print(
@@ -104,6 +113,15 @@ def _combine(
     _write(out / "annotations.csv", (*COLUMNS, "diameter_mm"), map(_row, included))
     _write(out / "annotations_excluded.csv", (*COLUMNS, "diameter_mm"), map(_row, excluded))
     _write(out / "patients.csv", ("seriesuid", "patient"), patients)
+
+
+def _seen_in(root: pathlib.Path) -> set[str]:
+    """The series whose CT, or whose nodules' outlines, scans of lung_unet.implant show."""
+    seen = set()
+    for name, column in (("scans.csv", "ct_seriesuid"), ("implants.csv", "outline_seriesuid")):
+        if (root / name).is_file():
+            seen |= {row[column] for _, row in read_rows(root / name, (column,))}
+    return seen
 
 
 def _link(header: pathlib.Path, folder: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 ANY/FOLDERS/BELOW/*.dcm      each CT series whole in one folder, with others or alone
 ANY/FOLDERS/BELOW/*.xml      LIDC-IDRI's readings, here or in a folder of their own
+patients.csv                 (optional) columns seriesuid and patient, where PatientID does not tell
 
 Of DICOM, geometry, HU, series UID and a pseudonym of the patient are used, and nothing else.
 What is no CT, is no whole volume, or was not read is left out, and `notes` says so: LIDC-IDRI has
@@ -21,7 +22,7 @@ from lung_unet.data.dicom_series import ct_slices, fault, in_two_folders, read_v
 from lung_unet.data.images import check_chest, hounsfield
 from lung_unet.data.luna16 import MIN_READERS, Match
 from lung_unet.data.lungs import segment_lungs
-from lung_unet.data.patients import subset_of
+from lung_unet.data.patients import listed, subset_of
 from lung_unet.data.scan import Scan
 from lung_unet.data.spheres import ignored
 from lung_unet.errors import InputError
@@ -95,6 +96,7 @@ class Dicom:
                 "LIDC-IDRI's series, and that of the XML files as --lidc_xml"
             )
         self.files = dict(sorted(self.files.items()))
+        self.patients |= listed(self.root, self.files)
         self.subsets = {uid: subset_of(self.patients[uid]) for uid in self.files}
         self.absent = sorted(self.outlines.keys() - seen.keys())
         if self.absent:

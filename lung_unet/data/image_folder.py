@@ -5,6 +5,7 @@ labels/NAME.nii.gz   of the same name and grid, any of these formats, whole numb
                      255 ignored in every loss and metric, 1 to 254 nodule
 lungs/NAME.nii.gz    (optional) above 0 in the lungs
 splits.csv           columns name, split (train, validation or test) and, if known, patient
+patients.csv         (optional) columns seriesuid (the name) and patient, in place of the latter
 
 Names are stored with what is made of the scans: choose some that identify nobody.
 
@@ -26,7 +27,7 @@ from lung_unet.data.images import check_chest, hounsfield, read_image
 from lung_unet.data.luna16 import Match
 from lung_unet.data.lungs import LEFT, segment_lungs
 from lung_unet.data.metaimage import data_file
-from lung_unet.data.patients import patient_key
+from lung_unet.data.patients import check_apart, listed, patient_key
 from lung_unet.data.scan import ALL_READERS, IGNORE, READERS, Finding, Grid, Scan
 from lung_unet.data.tables import read_rows
 from lung_unet.errors import InputError
@@ -77,6 +78,17 @@ class ImageFolder:
         for split, subset in SUBSETS.items():
             if subset not in self.subsets.values():
                 raise InputError(f"{splits}: no scan is in the {split} split; give it one")
+        self._add_patients(splits)
+
+    def _add_patients(self, splits: pathlib.Path) -> None:
+        """Those of patients.csv, as of a LUNA16 folder."""
+        for name, patient in listed(self.root, self.paths).items():
+            if self.patients.setdefault(name, patient) != patient:
+                raise InputError(
+                    f"{self.root / 'patients.csv'}: {name} is of another patient in {splits.name}; "
+                    "correct one of them"
+                )
+        check_apart(splits, self.subsets, self.patients)
 
     @property
     def outlines(self) -> dict[str, pathlib.Path]:

@@ -98,6 +98,15 @@ def test_folders_that_are_not_of_different_patients_are_refused(folders, tmp_pat
             combine_patients(few, tmp_path / "out")
 
 
+def test_an_outline_implanted_into_scans_of_two_splits_is_refused(folders, tmp_path):
+    for folder in (folders[0], folders[2]):
+        (folder / "implants.csv").write_text("seriesuid,outline_seriesuid\n1.2.0,7.7\n")
+    splits = {"train": folders[::2], "validation": folders[1:2], "test": folders[3:]}
+    combine(splits, tmp_path / "out")
+    with pytest.raises(InputError, match=r"outlines of series 7\.7 are also in"):
+        combine_patients(folders, tmp_path / "out")
+
+
 def test_a_patient_may_be_in_two_folders_of_one_split(folders, tmp_path):
     for number in range(2):
         (folders[number] / "patients.csv").write_text(f"seriesuid,patient\n1.2.{number},one\n")
