@@ -81,8 +81,9 @@ def main(argv: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)  # SLURM starts no job whose log it cannot open
     try:
         submitted = subprocess.run(
-            ["sbatch", "--parsable"], input=script, capture_output=True, text=True, check=True
-        )
+            ["sbatch", "--parsable"],
+            input=script, capture_output=True, encoding="utf-8", check=True,
+        )  # fmt: skip
     except FileNotFoundError:
         sys.exit("error: there is no sbatch here; run this on a login node of a SLURM cluster")
     except subprocess.CalledProcessError as error:
@@ -96,7 +97,7 @@ def _address(path: pathlib.Path) -> str:
     """The scheduler's address, once it runs and has written it."""
     while True:
         try:
-            return json.loads(path.read_text())["address"]
+            return json.loads(path.read_text(encoding="utf-8"))["address"]
         except (OSError, ValueError):
             time.sleep(1)
 

@@ -22,6 +22,7 @@ Start the command several times with one OUT, each on GPUs or cores of its own (
 or taskset): they share the runs.
 """
 
+import functools
 import os
 import pathlib
 import shutil
@@ -39,12 +40,15 @@ from lung_unet.child import run_logged
 from lung_unet.data.datasets import settings_of
 from lung_unet.errors import InputError, Stopped
 from lung_unet.files import LOCK, alone_in, held, remove_leftovers, temporary_name, write_text
+from lung_unet.finished import is_finished, unfinish
 
 
 def finished(run: Run) -> bool:
     """Whether the run is done, as it is configured now."""
-    made, scored = _made(run), (run.workdir / "metrics.json").exists()
-    return scored and made is not None and _asked(made.config) == _asked(run.config)
+    made = _made(run)
+    if made is None or _asked(made.config) != _asked(run.config):
+        return False
+    return is_finished(run.workdir)
 
 
 def _asked(config: ConfigDict) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -68,7 +72,7 @@ def check_scans(planned: list[Run], given: str, out: pathlib.Path) -> None:
       InputError: there is one.
     """
     kept = out / "scans.json"
-    if kept.exists() and kept.read_text() != given and any(map(_made, planned)):
+    if kept.exists() and kept.read_text(encoding="utf-8") != given and any(map(_made, planned)):
         raise InputError(
             f"{out}: its runs are of other scans, see {kept}; give the same --patients, or "
             "--train, --validation and --test, and --lidc_xml as before, or choose another --out"
@@ -76,7 +80,7 @@ def check_scans(planned: list[Run], given: str, out: pathlib.Path) -> None:
     write_text(kept, given)
 
 
-def check_runs(planned: list[Run], data: str) -> None:
+def check_runs(planned: list[Run], data: dict) -> None:
     """Returns where all runs that were begun are of the dataset with the identity `data`, and train
     as is asked for now.
 
@@ -87,7 +91,7 @@ def check_runs(planned: list[Run], data: str) -> None:
         made = _made(run)
         if made is None or not (runs.is_trained(run.workdir) or finished(run)):
             continue
-        if made.data != data:
+        if made.data != runs.hash_of(data):
             raise InputError(
                 f"{run.workdir}: is of these scans as they were before they changed; choose "
                 "another --out"
@@ -112,10 +116,10 @@ def execute(run: Run, base: Run, config_file: str) -> None:
         begun = any(path.name != LOCK for path in run.workdir.iterdir())
         if run is not base and only_scored and finished(base) and not begun:
             _copy_training(base.workdir, run.workdir)
-        (run.workdir / "metrics.json").unlink(missing_ok=True)
+        unfinish(run.workdir)
     arguments = [f"--config={config_file}", f"--workdir={run.workdir}", *run.flags]
     run_logged([sys.executable, "-m", "lung_unet.main", *arguments], run.log)
-    if not (run.workdir / "metrics.json").exists():
+    if not is_finished(run.workdir):
         raise Stopped(f"{run.workdir}: was stopped; run the same command again to go on")
 
 
@@ -140,7 +144,6 @@ def _copy_training(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def main() -> None:
-    from lung_unet.data.manifest import Dataset
     from lung_unet.data.preparation import prepare
 
     out = pathlib.Path(command.required("out")).resolve()
@@ -152,8 +155,9 @@ def main() -> None:
     with held(out / "lock", wait=f"{out}: another process prepares it; waiting"):
         check_scans(planned, given.to_json(), out)
         given.combine(out / "luna16")
-        prepare(out / "luna16", out / "data", settings_of(planned[0].config.data))
-        check_runs(planned, runs.identity(Dataset(out / "data", None)))
+        settings = settings_of(planned[0].config.data)
+        accept = functools.partial(check_runs, planned) if any(map(_made, planned)) else None
+        prepare(out / "luna16", out / "data", settings, accept=accept)
     failed = run_all(planned, ablation.base, out, given.names)
     print(_write_table(planned, out, given.names))
     if failed:

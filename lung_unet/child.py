@@ -31,7 +31,7 @@ def run_logged(arguments: Sequence[str], log: pathlib.Path) -> None:
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        with open(log, "w") as file:
+        with open(log, "w", encoding="utf-8") as file:
             child = subprocess.Popen(arguments, stdout=file, stderr=file)
             if stopped:
                 child.terminate()
@@ -49,6 +49,7 @@ def run_logged(arguments: Sequence[str], log: pathlib.Path) -> None:
         memory = ", out of memory perhaps" if code == -signal.SIGKILL else ""
         raise InputError(f"{log}: was ended by {name}{memory}; run the same command again")
     if code:
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        told = log.read_text(encoding="utf-8", errors="replace")
+        lines = [line for line in told.splitlines() if line.strip()]
         reason = lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
         raise InputError(f"{log}: {reason}; put that right and run the same command again")

@@ -10,6 +10,7 @@ import runpy
 import select
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,13 +34,17 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
 
     def guarded(argv: list[str]) -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(line_buffering=True)  # a log file shows progress too
+            # Line by line: a log file shows progress too. Escapes: a locale without an en dash, or
+            # a file name that is no UTF-8, must not end a command.
+            sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
         # As ctrl-C, so that nothing half written is left behind.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         logging.set_verbosity(logging.FATAL)  # the libraries' chatter; what matters they raise
         backends = standard_logging.getLogger("jax._src.xla_bridge")
         backends.setLevel("WARNING")  # that there is a GPU, which JAX will not use
+        standard_logging.getLogger("matplotlib").setLevel("ERROR")  # that its cache is temporary
         try:
+            _find_temporary_folder()
             _, *rest = argv
             if len(rest) > positionals:
                 raise InputError(f"unexpected argument {rest[positionals]!r}; see --help")
@@ -172,11 +177,48 @@ def set_up_jax() -> None:
 
     keep_freed_memory()
 
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if cache is None:
-        cache = str(pathlib.Path.home() / ".cache" / "lung_unet" / "jax")
-        jax.config.update("jax_compilation_cache_dir", cache)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        if cache := cache_folder():
+            jax.config.update("jax_compilation_cache_dir", str(cache / "jax"))
+        else:
+            print(
+                "compiled programs are not kept, as there is no home folder to write to; set "
+                "JAX_COMPILATION_CACHE_DIR to a folder, and the next start is faster",
+                file=sys.stderr,
+            )
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def cache_folder() -> pathlib.Path | None:
+    """The user's folder for what lung_unet can make again.
+
+    None where it cannot be written, or where the user has no home: a container that runs as a
+    user without a passwd entry.
+    """
+    try:
+        caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        folder = pathlib.Path(caches, "lung_unet")
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: pathlib finds no home
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
+
+
+def _find_temporary_folder() -> None:
+    """Makes sure that there is one: libraries end with a traceback where there is none.
+
+    Raises:
+      InputError: no usual place can be written.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        memory = "/dev/shm"  # which a container with read-only folders has
+        if not os.access(memory, os.W_OK | os.X_OK):
+            raise InputError(
+                "no folder for temporary files can be written; set TMPDIR to one"
+            ) from None
+        os.environ["TMPDIR"] = tempfile.tempdir = memory
 
 
 def frozen(config: ConfigDict) -> dict:

@@ -8,6 +8,7 @@ evaluation has it save its state and exit 0. configs/classifier3d.py trains the 
 candidates of a run that is finished; lung_unet.evaluate --classifier makes its report.
 """
 
+import functools
 import pathlib
 import signal
 import time
@@ -80,6 +81,7 @@ def train_and_evaluate(workdir: pathlib.Path, start: float) -> None:
     from lung_unet.data.datasets import open_dataset
     from lung_unet.data.manifest import Dataset
     from lung_unet.evaluate import evaluate, print_metrics
+    from lung_unet.finished import finish
     from lung_unet.parallel import distributed
     from lung_unet.second_stage import (
         collect_crops,
@@ -90,16 +92,18 @@ def train_and_evaluate(workdir: pathlib.Path, start: float) -> None:
     from lung_unet.train.goodput import Goodput
     from lung_unet.train.loop import train
     from lung_unet.train.preemption import Preemption
-    from lung_unet.workdir import claim, load
+    from lung_unet.workdir import check_config, check_data, claim, is_trained, load
 
     config, first = _CONFIG.value, jax.process_index() == 0
 
     def opened(make: bool) -> Dataset:
         if _classifies():
             return open_candidates(config)
-        return open_dataset(config.data, workdir, make)
+        accept = functools.partial(check_data, workdir, scans=config.data.dir or "the phantom")
+        return open_dataset(config.data, workdir, make, accept if is_trained(workdir) else None)
 
     if first:
+        check_config(workdir, config)
         dataset = opened(make=True)
         # Before the workdir is this run's, as it may refuse the configuration.
         collector = open_collector(workdir, config, dataset) if _classifies() else None
@@ -123,6 +127,7 @@ def train_and_evaluate(workdir: pathlib.Path, start: float) -> None:
     if not first:
         return
     goodput.saved(config.train.steps)
+    finish(workdir, config.train.steps)
     print_metrics(metrics)
     print(f"metrics  {workdir / 'metrics.json'}")
     if not _classifies():

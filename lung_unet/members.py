@@ -149,5 +149,5 @@ def _check_new(run: Run, dataset: Dataset, splits: Sequence[str]) -> None:
 
 
 def scan_names(entry: dict) -> tuple[str, str]:
-    """What tells that a scan is the same one: its series, or its files' content."""
-    return entry["series_uid"], entry["made_from"]["input"]
+    """What tells that a scan is the same one: its series, or its voxels under any name."""
+    return entry["series_uid"], entry["voxels"]

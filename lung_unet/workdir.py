@@ -7,6 +7,8 @@ WORKDIR/metrics.json    WORKDIR/report.html      WORKDIR/figures/     WORKDIR/fr
 WORKDIR/scans.csv       WORKDIR/nodules.csv      WORKDIR/candidates.csv
 WORKDIR/operating_point.json    WORKDIR/second_stage.json    of the validation split
 WORKDIR/evaluation/     what each scan scored, so that scoring goes on where it was
+WORKDIR/validation/     WORKDIR/train/           metrics and report of these splits
+WORKDIR/finished.json   written by main, last: the run is done
 WORKDIR/phantom/        WORKDIR/data/            WORKDIR/candidates/  where main made them itself
 
 A fold (config.data.fold) is a run of its own, in a workdir of its own.
@@ -15,6 +17,7 @@ A fold (config.data.fold) is a run of its own, in a workdir of its own.
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -23,9 +26,10 @@ from ml_collections import ConfigDict
 
 from lung_unet.command import flattened, frozen
 from lung_unet.data.manifest import Dataset
-from lung_unet.data.shards import Settings
+from lung_unet.data.shards import MANIFEST, Settings
 from lung_unet.errors import InputError
 from lung_unet.files import write_text
+from lung_unet.finished import is_finished, unfinish
 
 NAME = "config.json"
 FORMAT = 2  # of that file: rises when a setting comes or goes, as a run then means something else
@@ -46,55 +50,106 @@ FREE = (
 
 def identity(dataset: Dataset) -> str:
     """A hash of what the dataset holds."""
-    return hashlib.sha256(json.dumps(dataset.identity, sort_keys=True).encode()).hexdigest()
+    return hash_of(dataset.identity)
+
+
+def hash_of(identity: dict) -> str:
+    """A hash of the identity of a dataset."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def claim(workdir: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
     """Marks the workdir as this run's, or refuses one that another run has trained in.
 
-    metrics.json, which says that a run is done, is removed where it is to be longer, or scored
-    otherwise, or is not this one's.
+    finished.json is removed where the run is to be longer, or scored otherwise, or is another one.
 
     Raises:
       InputError: the workdir cannot be written, or was made by another configuration or dataset.
     """
+    found = check_config(workdir, config)
+    check_data(workdir, dataset.identity, dataset.folder)
+    folder = dataset.folder.absolute()
+    if folder.is_relative_to(workdir.absolute()):  # a workdir that moves takes its data along
+        folder = folder.relative_to(workdir.absolute())
     wanted = {
         "format": FORMAT,
         "config": frozen(config),
         "data": identity(dataset),
-        "dataset": str(dataset.folder.absolute()),
+        "dataset": str(folder),
         "settings": dataset.manifest["settings"],  # predict scales and crops a scan by them
     }
-    path, found, trained = workdir / NAME, None, is_trained(workdir)
-    if path.exists() and trained:
-        found = _load(path)
-        for key, said in differences(recipe(found.config), recipe(config)):
-            made, cut = workdir / "data", workdir / "candidates"
-            kept = f", with --config.data.dir={made} for its data" if made.exists() else ""
-            if cut.exists() and not key.startswith(("data.", "candidates.")):
-                kept += f", and move {cut} there for its candidates"
-            raise InputError(f"{workdir}: was made with {said}; choose another --workdir{kept}")
-        if found.data != wanted["data"]:
-            raise InputError(
-                f"{workdir}: was trained on another dataset or another version of it than "
-                f"{dataset.folder}; choose another --workdir"
-            )
-        done = (workdir / "metrics.json").exists()
-        if done and config.train.steps < found.config.train.steps:
-            raise InputError(
-                f"{workdir}: is done, with {found.config.train.steps} steps; choose no fewer, or "
-                "another --workdir"
-            )
-    elif trained:
-        raise InputError(f"{workdir}: holds checkpoints but no {NAME}; choose another --workdir")
     try:
         if not found or _more_to_do(found.config, config):
-            (workdir / "metrics.json").unlink(missing_ok=True)
-        write_text(path, json.dumps(wanted, indent=1))
+            unfinish(workdir)
+        write_text(workdir / NAME, json.dumps(wanted, indent=1))
     except OSError as error:
         raise InputError(
             f"{workdir}: cannot be written ({error.strerror}); choose another --workdir"
         ) from error
+
+
+def check_config(workdir: pathlib.Path, config: ConfigDict) -> "Run | None":
+    """The run that was trained in a workdir, if there is one and a configuration goes on with it.
+
+    Raises:
+      InputError: the configuration is another one.
+    """
+    if not is_trained(workdir):
+        return None
+    if not (workdir / NAME).exists():
+        raise InputError(f"{workdir}: holds checkpoints but no {NAME}; choose another --workdir")
+    found = _load(workdir / NAME)
+    for key, said in differences(recipe(found.config), recipe(config)):
+        made, cut = workdir / "data", workdir / "candidates"
+        kept = f", with --config.data.dir={made} for its data" if made.exists() else ""
+        if cut.exists() and not key.startswith(("data.", "candidates.")):
+            kept += f", and move {cut} there for its candidates"
+        raise InputError(f"{workdir}: was made with {said}; choose another --workdir{kept}")
+    if config.train.steps < found.config.train.steps and is_finished(workdir):
+        raise InputError(
+            f"{workdir}: is done, with {found.config.train.steps} steps; choose no fewer, or "
+            "another --workdir"
+        )
+    return found
+
+
+def check_data(workdir: pathlib.Path, found: dict, scans: str | os.PathLike) -> None:
+    """Returns where a workdir was not trained in yet, or on the dataset of this identity.
+
+    Raises:
+      InputError: it was trained on another one; `scans` are what was given now.
+    """
+    if not (is_trained(workdir) and (workdir / NAME).exists()):
+        return
+    run = _load(workdir / NAME)
+    if run.data == hash_of(found):
+        return
+    own = workdir / "data"
+    if run.format != found["settings"]["format"]:
+        raise InputError(
+            f"{workdir}: was trained on a dataset of format {run.format}, and that of {scans} has "
+            f"format {found['settings']['format']}; end it with the version of lung_unet that "
+            "began it, or choose another --workdir"
+        )
+    remedy = "choose another --workdir"
+    if (own / MANIFEST).exists() and own.resolve() != pathlib.Path(scans).resolve():
+        remedy += f", or --config.data.dir={own} for the scans as they were"
+    raise InputError(
+        f"{workdir}: was trained on another dataset or another version of it than {scans}"
+        f"{_changes(own, found)}; {remedy}"
+    )
+
+
+def _changes(folder: pathlib.Path, now: dict) -> str:
+    """Which scans differ from those of a prepared folder, in a few words; "" where none tells."""
+    try:
+        before = Dataset(folder, None, shards=False).identity
+    except InputError:
+        return ""
+    known = {uid: (subset, content) for uid, subset, content in before["scans"]}
+    found = {uid: (subset, content) for uid, subset, content in now["scans"]}
+    changed = [u for u in {**known, **found} if known.get(u) != found.get(u)]
+    return f" ({len(changed)} of its scans are not as they were, as {changed[0]})" * bool(changed)
 
 
 def is_trained(workdir: pathlib.Path) -> bool:
@@ -123,6 +178,7 @@ class Run:
     settings: Settings
     dataset: pathlib.Path
     data: str
+    format: int  # of the dataset
 
 
 def load(workdir: pathlib.Path, task: str = "segmentation") -> Run:
@@ -144,7 +200,7 @@ def load(workdir: pathlib.Path, task: str = "segmentation") -> Run:
 
 def _load(path: pathlib.Path) -> Run:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         if found.get("format") != FORMAT:
             raise InputError(
                 f"{path.parent}: was made by another version of lung_unet; use that one, or train "
@@ -154,11 +210,19 @@ def _load(path: pathlib.Path) -> Run:
             path.parent,
             ConfigDict(found["config"]),
             Settings.from_json(found["settings"]),
-            pathlib.Path(found["dataset"]),
+            _dataset_of(path.parent, found["dataset"]),
             found["data"],
+            found["settings"]["format"],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: is broken ({error}); choose another --workdir") from error
+
+
+def _dataset_of(workdir: pathlib.Path, stored: str) -> pathlib.Path:
+    folder = workdir / stored
+    made = workdir / "data"
+    # Workdirs of before that were moved name the place where they were.
+    return folder if (folder / MANIFEST).exists() or not (made / MANIFEST).exists() else made
 
 
 def recipe(config: ConfigDict) -> dict[str, Any]:

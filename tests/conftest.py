@@ -1,6 +1,5 @@
 """For all tests: eight host devices, one compilation cache, a LUNA16 folder, DICOM series."""
 
-import locale
 import os
 import pathlib
 import sys
@@ -54,16 +53,7 @@ from lung_unet.train.step import init_state, make_apply  # noqa: E402
 
 flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags, which pytest does not parse
 
-LOCALE = locale.setlocale(locale.LC_ALL)  # as the tests began
 SETTINGS = Settings(spacing_mm=4.0, margin_mm=8.0, block=(20, 20, 20), nodule_blocks=2)
-
-
-@pytest.fixture(autouse=True)
-def same_locale():
-    """GDCM may leave the process in locale "C", in which Python reads text as ASCII."""
-    locale.setlocale(locale.LC_ALL, LOCALE)
-    yield
-    locale.setlocale(locale.LC_ALL, LOCALE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

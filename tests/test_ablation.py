@@ -14,8 +14,10 @@ from lung_unet.child import Stopped
 from lung_unet.data.datasets import settings_of
 from lung_unet.errors import InputError
 from lung_unet.files import held
-from lung_unet.workdir import FORMAT
+from lung_unet.finished import finish
+from lung_unet.workdir import FORMAT, hash_of
 
+THESE = {"scans": "these"}
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -46,12 +48,12 @@ def main(monkeypatch):
         by_workdir = {str(r.workdir): r for r in calls_of.runs}
         config = by_workdir[flags["workdir"]].config
         made_with = {
-            "format": FORMAT, "config": command.frozen(config), "data": "these", "dataset": "",
-            "settings": settings_of(config.data).to_json(),
+            "format": FORMAT, "config": command.frozen(config), "data": hash_of(THESE),
+            "dataset": "", "settings": settings_of(config.data).to_json(),
         }  # fmt: skip
         (workdir / "config.json").write_text(json.dumps(made_with))
         if not calls_of.dies:
-            (workdir / "metrics.json").write_text("{}")
+            finish(workdir, config.train.steps)
 
     class calls_of:
         runs, dies, seen = (), False, calls
@@ -117,15 +119,15 @@ def test_a_run_that_trains_otherwise_now_is_refused_and_one_scored_otherwise_goe
         return main.runs[0]
 
     execute(planned(5, 0.25), main.runs[0], "c.py")
-    check_runs(main.runs, "these")
+    check_runs(main.runs, THESE)
     run = planned(5, 0.5)
     assert not finished(run)
-    check_runs(main.runs, "these")
+    check_runs(main.runs, THESE)
     execute(run, run, "c.py")
     assert finished(run)
     planned(6, 0.5)
     with pytest.raises(InputError, match=r"seed0: was made with config\.train\.steps = 5, not 6"):
-        check_runs(main.runs, "these")
+        check_runs(main.runs, THESE)
 
 
 def test_a_run_is_done_wherever_its_folder_is_and_however_it_ran(main, tmp_path):
@@ -134,7 +136,7 @@ def test_a_run_is_done_wherever_its_folder_is_and_however_it_ran(main, tmp_path)
     otherwise = {"data": {"threads": 3}, "train": {"log_every": 7}, "timeout_s": 9.0}
     (moved, _) = plan(small({}, **otherwise), tmp_path / "moved" / "data", tmp_path)
     assert finished(moved)
-    check_runs([moved], "these")
+    check_runs([moved], THESE)
 
 
 def test_each_rotation_is_a_fold_with_each_seed(tmp_path):
@@ -207,9 +209,9 @@ def test_runs_of_other_scans_are_refused(main, tmp_path):
     with pytest.raises(InputError, match=r"its runs are of other scans.*another --out"):
         check_scans(runs, "those", tmp_path)
     check_scans(runs, "these", tmp_path)
-    check_runs(runs, "these")
+    check_runs(runs, THESE)
     with pytest.raises(InputError, match=r"seed1: is of these scans as they were before"):
-        check_runs(runs, "those")
+        check_runs(runs, {"scans": "those"})
 
 
 def test_a_run_that_fails_is_told_and_the_others_are_done(main, tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """Whatever is wrong with a command, the user sees one line, and the exit code tells."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -153,3 +154,57 @@ def test_workdirs_are_given_again_or_after_commas(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "required", lambda name: ["a,b", "./a"])
     with pytest.raises(InputError, match="--workdir=a: is given twice"):
         command.workdirs()
+
+
+# --- Processes without a home, or without a place for temporary files -----------------------------
+
+NO_PASSWD_ENTRY = """
+import pwd
+def getpwuid(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = getpwuid
+"""
+
+
+def cache_of_a_process(**environment: str) -> tuple[str, str]:
+    """(the compilation cache, stderr) of a user without a passwd entry."""
+    names = ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR")
+    program = f"{NO_PASSWD_ENTRY}\nfrom lung_unet import command\ncommand.set_up_jax()\n"
+    program += "import jax\nprint(jax.config.jax_compilation_cache_dir)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={k: v for k, v in os.environ.items() if k not in names} | environment,
+        cwd=ROOT, capture_output=True, encoding="utf-8",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr
+
+
+@pytest.mark.parametrize("home", [{}, {"HOME": "/proc/nobody"}, {"XDG_CACHE_HOME": "/proc/x"}])
+def test_without_a_home_nothing_is_cached_and_a_line_says_so(home):
+    cache, told = cache_of_a_process(**home)
+    assert cache == "None"
+    assert "JAX_COMPILATION_CACHE_DIR" in told and told.count("\n") == 1
+
+
+def test_what_is_compiled_is_kept_where_there_is_a_home(tmp_path):
+    for name, below in (("HOME", ".cache/"), ("XDG_CACHE_HOME", "")):
+        cache, told = cache_of_a_process(**{name: str(tmp_path / name)})
+        assert (cache, told) == (f"{tmp_path}/{name}/{below}lung_unet/jax", "")
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_without_a_temporary_folder(monkeypatch, shared_memory):
+    def nowhere():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(command.tempfile, "gettempdir", nowhere)
+    monkeypatch.setattr(command.tempfile, "tempdir", None)
+    monkeypatch.setattr(command.os, "access", lambda *_: shared_memory)
+    monkeypatch.delenv("TMPDIR", raising=False)
+    if not shared_memory:
+        with pytest.raises(InputError, match="TMPDIR"):
+            command._find_temporary_folder()
+        return
+    command._find_temporary_folder()
+    assert command.tempfile.tempdir == os.environ["TMPDIR"] == "/dev/shm"

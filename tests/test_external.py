@@ -42,6 +42,7 @@ def new(others, tmp_path):
         for entry, patient in zip(manifest["scans"], patients, strict=True):
             entry["patient"] = patient
             entry["made_from"]["input"] += name
+            entry["voxels"] += name
         (folder / NAME).write_text(json.dumps(manifest))
         return Dataset(folder, None)
 
@@ -108,8 +109,7 @@ def test_test_scans_of_the_run_are_told(score, runs, dataset, new, tmp_path):
     score([run], dataset, "test", run.workdir)
     folder = new().folder
     manifest = json.loads((folder / NAME).read_text())
-    file = dataset.scans("test")[0]["made_from"]["input"]
-    manifest["scans"][0]["made_from"]["input"] = file
+    manifest["scans"][0]["voxels"] = dataset.scans("test")[0]["voxels"]
     (folder / NAME).write_text(json.dumps(manifest))
     metrics, _ = score([run], Dataset(folder, None), "all", tmp_path / "out")
     assert metrics["external_validation"]["tested"] == 1

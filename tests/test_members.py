@@ -28,9 +28,12 @@ def run(shrunk_config, prepared, tmp_path):
 
 @pytest.fixture
 def new_scans(prepared, tmp_path):
-    """new_scans(change) → another dataset: the same volumes, as scans of other names and files."""
+    """new_scans() → another dataset: the same scans, made to be others in the manifest.
 
-    def make(name="new", keep=(), patients=(), **settings):
+    Of the scans `keep` nothing is changed, of `renamed` all but the voxels.
+    """
+
+    def make(name="new", keep=(), renamed=(), patients=(), **settings):
         folder = shutil.copytree(prepared, tmp_path / name)
         manifest = json.loads((folder / NAME).read_text())
         manifest["settings"] |= settings
@@ -38,6 +41,8 @@ def new_scans(prepared, tmp_path):
             if number not in keep:
                 entry["series_uid"] = f"9.{number}"
                 entry["made_from"]["input"] = f"other {number}"
+            if number not in (*keep, *renamed):
+                entry["voxels"] = f"other {number}"
         for entry, patient in zip(manifest["scans"], patients, strict=False):
             entry["patient"] = patient
         (folder / NAME).write_text(json.dumps(manifest))
@@ -152,6 +157,13 @@ def test_another_scan_of_a_patient_that_trained_or_chose_is_refused(
         return
     with pytest.raises(InputError, match=rf"b was {did} on another scan of the patient of .*9\.0;"):
         dataset_to_score([load(tmp_path / "b")], folder, split)
+
+
+def test_a_scan_under_another_name_and_in_other_files_is_the_same(run, new_scans):
+    with pytest.raises(InputError, match=r"a was trained on its scan 9\.0;"):
+        dataset_to_score([run("a", fold=2)], str(new_scans(renamed=(0,))), "test")
+    folder = new_scans("tested", renamed=(2,))  # which is the run's test scan
+    assert dataset_to_score([run("a", fold=2)], str(folder), "test").folder == folder
 
 
 def test_the_manifest_alone_tells_what_a_run_was_trained_on(run, prepared, new_scans, tmp_path):

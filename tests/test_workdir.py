@@ -9,7 +9,8 @@ import pytest
 from lung_unet.command import frozen
 from lung_unet.data.manifest import Dataset
 from lung_unet.errors import InputError
-from lung_unet.workdir import claim, load
+from lung_unet.finished import finish, is_finished
+from lung_unet.workdir import check_data, claim, load
 
 
 @pytest.fixture
@@ -73,19 +74,20 @@ def test_what_was_never_trained_can_be_put_right(workdir, config, dataset):
 
 
 def test_a_run_that_is_done_is_not_made_shorter(workdir, config, dataset):
-    (workdir / "metrics.json").touch()
+    finish(workdir, 4)
     before = (workdir / "config.json").read_text()
     config.train.steps = 1
     refused("is done, with 4 steps; choose no fewer", claim, workdir, config, dataset)
-    assert (workdir / "config.json").read_text() == before and (workdir / "metrics.json").exists()
+    assert (workdir / "config.json").read_text() == before and is_finished(workdir)
 
 
 def test_what_another_run_left_is_not_this_one_s(workdir, config, dataset):
+    finish(workdir, 4)
     (workdir / "metrics.json").touch()
     (workdir / "checkpoints" / "4").rmdir()
     config.train.batch_size = 1
     claim(workdir, config, dataset)
-    assert not (workdir / "metrics.json").exists()
+    assert not is_finished(workdir) and not (workdir / "metrics.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -97,10 +99,10 @@ def test_what_another_run_left_is_not_this_one_s(workdir, config, dataset):
     ],
 )
 def test_a_run_with_more_to_do_is_not_done(workdir, config, dataset, key, value, done):
-    (workdir / "metrics.json").touch()
+    finish(workdir, 4)
     config.update_from_flattened_dict({key: value})
     claim(workdir, config, dataset)
-    assert (workdir / "metrics.json").exists() == done
+    assert is_finished(workdir) == done
 
 
 def test_data_that_a_refused_run_prepared_are_named(workdir, config, dataset):
@@ -138,6 +140,37 @@ def test_another_dataset_is_refused(workdir, config, prepared, tmp_path):
     before = (workdir / "config.json").read_text()
     refused("another dataset or another version", claim, workdir, config, Dataset(other))
     assert (workdir / "config.json").read_text() == before
+
+
+def test_what_differs_and_where_the_scans_of_before_are(workdir, config, dataset, prepared):
+    shutil.copytree(prepared, workdir / "data")
+    now = json.loads(json.dumps(dataset.identity))
+    check_data(workdir, now, "scans")
+    now["scans"][2][2] = "changed"
+    saying = rf"another dataset .* \(1 of .*1\.2\.2\).*--config.data.dir={workdir}/data"
+    refused(saying, check_data, workdir, now, "scans")
+    shutil.rmtree(workdir / "data")
+    refused(
+        "another dataset .* scans; choose another --workdir$", check_data, workdir, now, "scans"
+    )
+    now["settings"]["format"] += 1
+    refused("dataset of format .* the version of lung_unet", check_data, workdir, now, "scans")
+    shutil.rmtree(workdir / "checkpoints")
+    check_data(workdir, now, "scans")  # nothing was trained on others
+
+
+def test_a_workdir_that_moves_takes_its_data_along(tmp_path, config, prepared):
+    for stored in ("as now", "as before"):
+        workdir = tmp_path / stored
+        shutil.copytree(prepared, workdir / "data")
+        claim(workdir, config, Dataset(workdir / "data"))
+        if stored == "as before":  # where the folder was
+            found = json.loads((workdir / "config.json").read_text())
+            found["dataset"] = str(workdir / "data")
+            (workdir / "config.json").write_text(json.dumps(found))
+        moved = workdir.rename(tmp_path / f"{stored}, moved")
+        assert load(moved).dataset == moved / "data"
+        claim(moved, config, Dataset(moved / "data"))
 
 
 def test_checkpoints_of_nobody_are_refused(tmp_path, config, dataset):

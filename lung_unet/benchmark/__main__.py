@@ -113,7 +113,7 @@ def apart(names: list[str]) -> dict:
             done = subprocess.run([sys.executable, "-m", "lung_unet.benchmark", *arguments])
             if done.returncode:
                 sys.exit(done.returncode)
-            results |= json.loads(path.read_text())
+            results |= json.loads(path.read_text(encoding="utf-8"))
     return results
 
 

@@ -15,5 +15,5 @@ def peak_rss_mb() -> float:
 
 def _status(field: str) -> float:
     # Not getrusage: its maximum survives exec, and so counts what the parent process had.
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    lines = pathlib.Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6

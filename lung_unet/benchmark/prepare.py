@@ -17,6 +17,7 @@ from lung_unet.data.luna16 import Luna16
 from lung_unet.data.phantom import HEADER, write_metaimage
 from lung_unet.data.scan import Grid
 from lung_unet.data.shards import Settings, prepare_scan
+from lung_unet.files import write_text
 
 SHAPE, SPACING_MM = (200, 512, 512), (2.0, 0.7, 0.7)  # (z, y, x)
 UID = "1.2.3"
@@ -58,7 +59,7 @@ def _write_scan(folder: pathlib.Path, shape: tuple[int, int, int]) -> None:
         (folder / name).mkdir()
         write_metaimage(folder / name / f"{UID}.mhd", array, grid)
     z, y, x = grid.to_world(np.array(shape) * (0.5, 0.5, 0.7))
-    (folder / "annotations.csv").write_text(f"{','.join(HEADER)}\n{UID},{x},{y},{z},8.0\n")
+    write_text(folder / "annotations.csv", f"{','.join(HEADER)}\n{UID},{x},{y},{z},8.0\n")
 
 
 def _prepare(

@@ -17,7 +17,7 @@ from lung_unet.data.manifest import SPLITS, split_subsets
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.tables import COLUMNS, Mark, read_rows
 from lung_unet.errors import InputError
-from lung_unet.files import make_anew, write_text
+from lung_unet.files import OURS, make_anew, write_text
 
 SUBSETS = {split: subsets[0] for split, subsets in split_subsets([0, 1, 2], 0).items()}
 MOST = 10  # subset0..9
@@ -70,7 +70,7 @@ def _combine(
     lidc_xml: str | pathlib.Path | None,
 ) -> None:
     """`folders` are (subset, LUNA16 folder)."""
-    make_anew(out)
+    links: dict[pathlib.Path, pathlib.Path] = {}
     scan_in: dict[str, pathlib.Path] = {}
     patient_in: dict[str, tuple[int, pathlib.Path]] = {}
     drawn_in: dict[str, tuple[int, pathlib.Path]] = {}
@@ -90,11 +90,12 @@ def _combine(
                     )
                 patients.append((uid, source.patients[uid]))
             lungs = root / "seg-lungs-LUNA16" / header.name
-            _link(header, out / f"subset{subset}")
-            if lungs.is_file():
-                _link(lungs, out / lungs.parent.name)
+            for path in {header, data_file(header)}:
+                links[out / f"subset{subset}" / path.name] = path
+            for path in {lungs, data_file(lungs)} if lungs.is_file() else ():
+                links[out / lungs.parent.name / path.name] = path
             for number, xml in enumerate(source.outlines.get(uid, [])):
-                _link_file(xml, out / "lidc_xml" / f"{uid}.{number}.xml")
+                links[out / "lidc_xml" / f"{uid}.{number}.xml"] = xml
             included += source.annotations.get(uid, [])
             excluded += source.excluded.get(uid, [])
         for uid in sorted(_seen_in(root) | source.paths.keys()):
@@ -110,6 +111,7 @@ def _combine(
                 f"{root}: {unknown} of its {len(source.paths)} scans name no patient (patients.csv)"
                 "; that no other folder holds scans of theirs is taken as given"
             )
+    _link_all(out, links)
     _write(out / "annotations.csv", (*COLUMNS, "diameter_mm"), map(_row, included))
     _write(out / "annotations_excluded.csv", (*COLUMNS, "diameter_mm"), map(_row, excluded))
     _write(out / "patients.csv", ("seriesuid", "patient"), patients)
@@ -124,18 +126,27 @@ def _seen_in(root: pathlib.Path) -> set[str]:
     return seen
 
 
-def _link(header: pathlib.Path, folder: pathlib.Path) -> None:
-    for path in {header, data_file(header)}:
-        _link_file(path, folder / path.name)
+def _link_all(out: pathlib.Path, links: Mapping[pathlib.Path, pathlib.Path]) -> None:
+    """Makes the links in `out`, and leaves no other file there but its mark.
 
-
-def _link_file(path: pathlib.Path, link: pathlib.Path) -> None:
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    try:
-        os.link(path.resolve(), link)  # what a link leads to, not the link
-    except OSError:  # another file system, or one without links
-        shutil.copy2(path, link)
+    A link that is there already stays: a new one would set the file's time of change anew, and
+    `prepare` would read it again.
+    """
+    if not (out / OURS).exists():
+        make_anew(out)
+    for link in [p for p in out.rglob("*") if p.is_file() and p.name != OURS]:
+        if not (link in links and link.samefile(links[link])):
+            link.unlink()
+    for folder in [p for p in out.iterdir() if p.is_dir() and not any(p.iterdir())]:
+        folder.rmdir()
+    for link, path in links.items():
+        if link.exists():
+            continue
+        link.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path.resolve(), link)  # what a link leads to, not the link
+        except OSError:  # another file system, or one without links
+            shutil.copy2(path, link)
 
 
 def _row(mark: Mark) -> tuple:

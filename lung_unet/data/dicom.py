@@ -10,8 +10,6 @@ radiographs, and some of its CTs lack slices (LUNA16 leaves them out too).
 """
 
 import collections
-import hashlib
-import json
 import pathlib
 
 from rich.progress import track
@@ -24,6 +22,7 @@ from lung_unet.data.luna16 import MIN_READERS, Match
 from lung_unet.data.lungs import segment_lungs
 from lung_unet.data.patients import listed, subset_of
 from lung_unet.data.scan import Scan
+from lung_unet.data.scan_files import ScanFiles
 from lung_unet.data.spheres import ignored
 from lung_unet.errors import InputError
 from lung_unet.files import folders_below
@@ -120,8 +119,7 @@ class Dicom:
         findings = tuple(ignored(lidc.findings(marks, grid, self.min_readers), grid))
         return Scan(series_uid, grid, hu, segment_lungs(hu, grid), "computed", findings), []
 
-    def fingerprint(self, series_uid: str) -> str:
-        """A hash that changes when anything the scan is read from changes."""
-        seen = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in self.files[series_uid]]
-        outlines = [hashlib.sha256(p.read_bytes()).hexdigest() for p in self.outlines[series_uid]]
-        return hashlib.sha256(json.dumps([seen, outlines]).encode()).hexdigest()
+    def scan_files(self, series_uid: str) -> ScanFiles:
+        """All that the scan is read from."""
+        outlines = tuple(self.outlines[series_uid])
+        return ScanFiles({"image": self.files[series_uid], "outlines": outlines})

@@ -13,8 +13,6 @@ If 1 is the only nodule value of a label, each part of it (connected by faces, e
 a nodule; if there are others, each value is one nodule, however many parts it has.
 """
 
-import hashlib
-import json
 import pathlib
 from collections.abc import Iterator
 
@@ -29,6 +27,7 @@ from lung_unet.data.lungs import LEFT, segment_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import check_apart, listed, patient_key
 from lung_unet.data.scan import ALL_READERS, IGNORE, READERS, Finding, Grid, Scan
+from lung_unet.data.scan_files import ScanFiles
 from lung_unet.data.tables import read_rows
 from lung_unet.errors import InputError
 
@@ -109,12 +108,16 @@ class ImageFolder:
             return Scan(series_uid, grid, hu, lungs, "lungs", findings), []
         return Scan(series_uid, grid, hu, segment_lungs(hu, grid), "computed", findings), []
 
-    def fingerprint(self, series_uid: str) -> str:
-        """A hash that changes when anything the scan is read from changes."""
-        files = [t[series_uid] for t in (self.paths, self.labels, self.lungs) if series_uid in t]
-        files += [data_file(f) for f in files if f.suffix.lower() == ".mhd"]
-        seen = [(str(f.relative_to(self.root)), *_state(f)) for f in files]
-        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+    def scan_files(self, series_uid: str) -> ScanFiles:
+        """All that the scan is read from."""
+        tables = {"image": self.paths, "label": self.labels, "lungs": self.lungs}
+        named = {kind: table[series_uid] for kind, table in tables.items() if series_uid in table}
+        return ScanFiles(
+            {
+                kind: (path, data_file(path)) if path.suffix.lower() == ".mhd" else (path,)
+                for kind, path in named.items()
+            }
+        )
 
 
 def findings_of(labels: np.ndarray, grid: Grid) -> tuple[Finding, ...]:
@@ -219,7 +222,3 @@ def _read_mask(path: pathlib.Path, grid: Grid, image: pathlib.Path) -> np.ndarra
             f"{path}: its values are not whole numbers from 0 to 255; save it as 8 bit"
         )
     return whole
-
-
-def _state(path: pathlib.Path) -> tuple[int, int]:
-    return path.stat().st_size, path.stat().st_mtime_ns

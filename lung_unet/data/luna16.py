@@ -9,8 +9,6 @@ lidc_xml/ (optional): the readers' outlines, LIDC-IDRI's XML files
 import collections
 import dataclasses
 import functools
-import hashlib
-import json
 import pathlib
 from collections.abc import Sequence
 
@@ -23,6 +21,7 @@ from lung_unet.data.lungs import LEFT, RIGHT, segment_lungs
 from lung_unet.data.metaimage import data_file
 from lung_unet.data.patients import read_patients, together
 from lung_unet.data.scan import Finding, Grid, Scan
+from lung_unet.data.scan_files import ScanFiles
 from lung_unet.data.spheres import covers, excluded, ignored, sphere
 from lung_unet.errors import InputError
 from lung_unet.files import files_in
@@ -170,19 +169,21 @@ class Luna16:
         ]
         return tuple(ignored(findings, grid)), matches
 
-    def fingerprint(self, series_uid: str) -> str:
-        """A hash that changes when anything the scan is read from changes."""
-        headers = [self.paths[series_uid], self.root / "seg-lungs-LUNA16" / f"{series_uid}.mhd"]
-        files = [f for h in headers if h.is_file() for f in (h, data_file(h))]
-        seen = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        outlines = [
-            hashlib.sha256(p.read_bytes()).hexdigest() for p in self.outlines.get(series_uid, [])
-        ]
+    def scan_files(self, series_uid: str) -> ScanFiles:
+        """All that the scan is read from."""
+        headers = {
+            "image": self.paths[series_uid],
+            "lungs": self.root / "seg-lungs-LUNA16" / f"{series_uid}.mhd",
+        }
+        files: dict[str, tuple[pathlib.Path, ...]] = {
+            kind: (h, data_file(h)) for kind, h in headers.items() if h.is_file()
+        }
+        files["outlines"] = tuple(self.outlines.get(series_uid, ()))
         rows = [
-            [(*m.centre_mm, m.diameter_mm) for m in table.get(series_uid, [])]
+            [[*map(float, m.centre_mm), m.diameter_mm] for m in table.get(series_uid, [])]
             for table in (self.annotations, self.excluded)
         ]
-        return hashlib.sha256(json.dumps([seen, outlines, rows]).encode()).hexdigest()
+        return ScanFiles(files, rows)
 
 
 def read_scan(

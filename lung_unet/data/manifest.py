@@ -3,7 +3,7 @@
 import collections
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lung_unet import __version__
 from lung_unet.data.image_folder import ImageFolder
@@ -72,7 +72,7 @@ def write_manifest(
     }
     text = json.dumps(manifest, indent=1)
     path = out / NAME
-    if not path.exists() or path.read_text() != text:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
     return manifest
 
@@ -107,8 +107,8 @@ class Dataset:
     """A prepared dataset, opened: its manifest and the files of each split.
 
     Without a fold its only split is "all", and fewer than three subsets are enough. `identity` is
-    what a run that was trained on the data depends on. Without `shards` it need only be the
-    manifest, and nothing can be read.
+    what a run that was trained on the data depends on, whatever folders it lies in. Without
+    `shards` it need only be the manifest, and nothing can be read.
 
     Raises:
       InputError: no or broken manifest, one of another version, a patient in two splits, a shard
@@ -119,12 +119,20 @@ class Dataset:
         self.folder, self.fold = pathlib.Path(folder), fold
         path = self.folder / NAME
         try:
-            self.manifest = json.loads(path.read_text())
+            self.manifest = json.loads(path.read_text(encoding="utf-8"))
             settings = Settings.from_json(self.manifest["settings"])
             stored = self.manifest["settings"]["format"]
+            if "counts" not in self.manifest:
+                raise KeyError("counts")
             self.spacing_mm, self.block = settings.spacing_mm, settings.block
             self.subsets = [e["subset"] for e in self.manifest["scans"]]
-            self.identity = _identity(self.manifest)
+            self.identity = identity_of(
+                self.manifest["settings"],
+                (
+                    (e["series_uid"], e["subset"], e["made_from"]["input"])
+                    for e in self.manifest["scans"]
+                ),
+            )
             fixed = self.manifest["source"] == ImageFolder.kind
             files = [e["files"][kind] for e in self.manifest["scans"] for kind in KINDS]
             files = [(self.folder / s["name"], s["bytes"], s["records"]) for s in files]
@@ -157,7 +165,7 @@ class Dataset:
                 )
 
     def _split(self, fold: int) -> dict[str, list[int]]:
-        """The subsets of each split, no patient in two."""
+        """The subsets of each split, no patient and no scan, under two names, in two."""
         scans = {e["series_uid"]: e["subset"] for e in self.manifest["scans"]}
         patients = {e["series_uid"]: e.get("patient") for e in self.manifest["scans"]}
         known = set(patients.values())
@@ -170,6 +178,8 @@ class Dataset:
         split_of = {subset: split for split, subsets in splits.items() for subset in subsets}
         in_split = {uid: split_of[subset] for uid, subset in scans.items()}
         check_apart(self.folder, in_split, patients)
+        voxels = {e["series_uid"]: e.get("voxels") for e in self.manifest["scans"]}
+        check_apart(self.folder, in_split, voxels, "the same voxels")
         return splits
 
     def scans(self, split: str) -> list[dict]:
@@ -189,12 +199,7 @@ class Dataset:
         return sum(e["files"][kind]["records"] for e in self.scans(split))
 
 
-def _identity(manifest: dict) -> dict:
-    """What a run that was trained on the data depends on."""
-    return {
-        "settings": manifest["settings"],
-        "made_from": [
-            [e["series_uid"], e["subset"], e["made_from"]["input"]] for e in manifest["scans"]
-        ],
-        "records": {k: manifest["counts"][k] for k in KINDS},
-    }
+def identity_of(settings: dict, scans: Iterable[tuple[str, int, str]]) -> dict:
+    """What a run that was trained on a dataset depends on: its settings, and of each scan its
+    series UID, its subset and a hash of all that it was read from."""
+    return {"settings": settings, "scans": sorted(map(list, scans))}

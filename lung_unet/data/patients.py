@@ -56,9 +56,13 @@ def listed(root: pathlib.Path, names: Collection[str]) -> dict[str, str]:
 
 
 def check_apart(
-    place: pathlib.Path, splits: Mapping[str, Hashable], patients: Mapping[str, str | None]
+    place: pathlib.Path,
+    splits: Mapping[str, Hashable],
+    patients: Mapping[str, str | None],
+    same: str = "of the same patient",
 ) -> None:
-    """Returns where no patient has scans in two splits; both arguments are by scan.
+    """Returns where no patient has scans in two splits; both mappings are by scan. What scans of
+    one value have in common, `same` says.
 
     Raises:
       InputError: one has; it names `place` and both scans.
@@ -69,8 +73,7 @@ def check_apart(
         other = first.setdefault(patient, name) if patient else name
         if splits[other] != splits[name]:
             raise InputError(
-                f"{place}: {other} and {name} are of the same patient, but in two splits; put both "
-                "into one"
+                f"{place}: {other} and {name} are {same}, but in two splits; put both into one"
             )
 
 

@@ -46,7 +46,7 @@ def build(out: pathlib.Path, scans: int = 12, seed: int = 0, workers: int | None
         raise InputError(f"phantom: {scans} scans, seed {seed}: give 1 or more scans, 0 or more")
     series = out / "seriesuids.csv"
     uids = "".join(f"{series_uid(seed, number)}\n" for number in range(scans))
-    if series.exists() and series.read_text() != uids:
+    if series.exists() and series.read_text(encoding="utf-8") != uids:
         raise InputError(f"{series} is of another dataset; give an empty folder")
     try:
         for folder in FOLDERS:

@@ -20,16 +20,21 @@ class Pseudonym:
     """What stands for a series.
 
     `series_uid` is a UID of the form 2.25.<number> (DICOM PS3.5, B.2), valid wherever one is
-    expected. `salt` is never written: hashed with it, a description of the series' files confirms
-    no guess.
+    expected. The salts are never written: hashed with one, a description of the series' files
+    confirms no guess. `salt` is the series' own, `common_salt` that of all series of a key.
     """
 
     series_uid: str
     salt: bytes
+    common_salt: bytes
 
     def hash(self, text: str) -> str:
         """A hash of text about the series, that only the key's holder can compute."""
         return hmac.digest(self.salt, text.encode(), "sha256").hex()
+
+    def common_hash(self, text: str) -> str:
+        """The same, but equal for two series of which the text is."""
+        return hmac.digest(self.common_salt, text.encode(), "sha256").hex()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +51,8 @@ class Key:
     def pseudonym(self, series_uid: str) -> Pseudonym:
         """The pseudonym of a series UID."""
         digest = self._digest(series_uid)
-        return Pseudonym(f"2.25.{int.from_bytes(digest[:16])}", digest[16:])
+        common = self._digest("hashes that series share")
+        return Pseudonym(f"2.25.{int.from_bytes(digest[:16])}", digest[16:], common)
 
     def replace_uids(self, text: str) -> str:
         """The text with pseudonyms in place of what looks like a UID."""

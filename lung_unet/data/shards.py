@@ -21,6 +21,7 @@ from lung_unet import __version__
 from lung_unet.data.pseudonyms import Pseudonym
 from lung_unet.data.records import Block, ScanRecord, block_of, write_records
 from lung_unet.data.scan import IGNORE, Scan
+from lung_unet.data.scan_files import look
 from lung_unet.data.source import Source
 from lung_unet.data.volume import AIR_HU, make_labels, make_volume
 from lung_unet.files import write_text
@@ -28,7 +29,7 @@ from lung_unet.files import write_text
 MANIFEST = "manifest.json"
 KINDS = ("nodule", "background", "scan")
 MIN_LUNG = 0.05  # of a background block
-FORMAT = 7  # of what is stored; a folder of another cannot be read
+FORMAT = 8  # of what is stored; a folder of another cannot be read
 PERCENTILES = (0.5, 50.0, 99.5)  # of a nodule's HU, as nnU-Net's fingerprint
 NO_LUNGS = "none found, the whole scan is used"
 
@@ -60,18 +61,22 @@ def prepare_scan(
     out: pathlib.Path,
     settings: Settings,
     pseudonym: Pseudonym | None = None,
+    content: str | None = None,
 ) -> dict:
     """Writes the shards of one scan and returns its entry for the manifest.
 
     Does nothing where they are there already, made from the same input with the same settings.
-    With a pseudonym, that and not the UID is written.
+    With a pseudonym, that and not the UID is written. `content` is what `scan_files.look` says of
+    the scan's files, where it is known.
     """
     name = pseudonym.series_uid if pseudonym else series_uid
-    made_from = dataset.fingerprint(series_uid)
+    if content is None:
+        hide = pseudonym.hash if pseudonym else str
+        content = look(dataset.scan_files(series_uid), None, hide).content
     folder = out / f"subset{dataset.subsets[series_uid]}"
     entry_path = folder / f"{name}.json"
     wanted = {
-        "input": pseudonym.hash(made_from) if pseudonym else made_from,
+        "input": content,
         "settings": settings.to_json(),
         "version": __version__,
     }
@@ -106,6 +111,7 @@ def prepare_scan(
     entry = {
         "series_uid": name,
         "subset": dataset.subsets[series_uid],
+        "voxels": voxels_hash(scan, pseudonym),
         "source_shape": list(source.shape),
         "source_spacing_mm": [round(float(v), 6) for v in source.spacing_mm],
         "shape": list(volume.grid.shape),
@@ -142,6 +148,14 @@ def prepare_scan(
     return entry
 
 
+def voxels_hash(scan: Scan, pseudonym: Pseudonym | None = None) -> str:
+    """A hash of the HU, which knows an image under another name, or in another format."""
+    _, axes, flips = scan.grid.to_lps()
+    hu = np.ascontiguousarray(scan.hu.transpose(axes)[flips])
+    text = f"{hu.shape} {hashlib.sha256(hu.reshape(-1).data).hexdigest()}"
+    return pseudonym.common_hash(text) if pseudonym else hashlib.sha256(text.encode()).hexdigest()
+
+
 def foreground(scan: Scan) -> dict:
     """HU of the voxels that any reader outlined as a counted nodule, on the scan's own grid.
 
@@ -163,7 +177,7 @@ def foreground(scan: Scan) -> dict:
 def _finished(path: pathlib.Path, wanted: dict) -> dict | None:
     """The entry of a scan prepared before, if it is whole and of the same making."""
     try:
-        entry = json.loads(path.read_text())
+        entry = json.loads(path.read_text(encoding="utf-8"))
         out = path.parent.parent
         same = entry["made_from"] == wanted and all(
             (out / f["name"]).stat().st_size == f["bytes"] for f in entry["files"].values()

@@ -10,6 +10,7 @@ from lung_unet.data.dicom_series import is_dicom
 from lung_unet.data.image_folder import ImageFolder
 from lung_unet.data.luna16 import MIN_READERS, Luna16, Match
 from lung_unet.data.scan import Scan
+from lung_unet.data.scan_files import ScanFiles
 from lung_unet.errors import InputError
 from lung_unet.files import folders_below
 
@@ -51,8 +52,8 @@ class Source(Protocol):
     def read_matched(self, series_uid: str) -> tuple[Scan, list[Match]]:
         """The scan on its own grid, and what each of its annotations was matched to."""
 
-    def fingerprint(self, series_uid: str) -> str:
-        """A hash that changes when anything the scan is read from changes."""
+    def scan_files(self, series_uid: str) -> ScanFiles:
+        """All that the scan is read from."""
 
 
 def open_source(

@@ -172,5 +172,5 @@ def _cell(row: dict[str, Any] | None, itself: bool) -> str:
 
 
 def _step_ms(workdir: pathlib.Path) -> float:
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return float(np.median([row["step_ms"] for row in map(json.loads, lines) if "step_ms" in row]))

@@ -131,7 +131,7 @@ class Collector:
         """Training must not go on with other candidates than it began with."""
         path = self._folder / "settings.json"
         trained = (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir())
-        if trained and path.exists() and path.read_text() != self._text:
+        if trained and path.exists() and path.read_text(encoding="utf-8") != self._text:
             raise InputError(
                 f"{workdir}: was trained on other candidates; what config.candidates.workdir or "
                 "config.candidates.csv holds, or lung_unet, has changed since, choose another "

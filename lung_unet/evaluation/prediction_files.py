@@ -41,7 +41,7 @@ def is_written(
     """Whether all files of a prediction are there, and are of the model and the scan whose hash
     `made_from` gives; it is not called where they are not there."""
     try:
-        found = json.loads((output / f"{name}_findings.json").read_text())
+        found = json.loads((output / f"{name}_findings.json").read_text(encoding="utf-8"))
         before, number = found["made_from"], len(found["findings"])
         second = "classifier_step" in found
     except (OSError, ValueError, KeyError, TypeError):
@@ -86,7 +86,7 @@ def write_prediction(
 def _write_table(
     path: pathlib.Path, columns: tuple[str, ...], series_uid: str, detections: list[Detection]
 ) -> None:
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for d in detections:

@@ -50,7 +50,11 @@ def saved(checkpoint: pathlib.Path) -> int | None:
     """
     path = checkpoint / "_CHECKPOINT_METADATA"
     try:
-        return json.loads(path.read_text())["commit_timestamp_nsecs"] if path.is_file() else None
+        return (
+            json.loads(path.read_text(encoding="utf-8"))["commit_timestamp_nsecs"]
+            if path.is_file()
+            else None
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: is broken ({error}); move {checkpoint} away and run again, for the next best"

@@ -266,7 +266,7 @@ def write_rows(path: pathlib.Path, rows: Sequence[dict]) -> None:
 
 
 def _write_csv(path: pathlib.Path, columns: Sequence[str], rows: Iterable[Iterable]) -> None:
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)

@@ -91,7 +91,8 @@ def job(timeout_s: float) -> Iterator[None]:
         return
     _watch = watch = _join(found, timeout_s)
     if jax.process_index():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
+        # For the rest of the process.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         yield
         wait("end")

@@ -17,6 +17,7 @@ from lung_unet.data import crops
 from lung_unet.data.crops import NOT_RATED
 from lung_unet.data.mining import Mining
 from lung_unet.data.scan import IGNORE
+from lung_unet.finished import METRICS
 from lung_unet.model.classifier import MIDDLE_RATING, RATINGS_A_UNIT
 from lung_unet.parallel.mesh import BATCH, REPLICATED
 from lung_unet.train.augment import augment, window
@@ -116,7 +117,7 @@ class Classification:
 
     config: ConfigDict
     workdir: pathlib.Path
-    metric = "average_precision"  # few false positives before each nodule, as FROC wants it
+    metric = METRICS["classification"]  # few false positives before each nodule, as FROC wants it
     make_gradient = staticmethod(make_gradient)
     make_validation_step = staticmethod(make_validation_step)
 

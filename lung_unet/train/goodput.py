@@ -39,7 +39,7 @@ class Goodput:
 
     def _read(self) -> dict:
         try:
-            found = json.loads(self._path.read_text())
+            found = json.loads(self._path.read_text(encoding="utf-8"))
             kept = [found["seconds"], *found["saved"].values()]
             if isinstance(found["starts"], int) and all(k.keys() == set(KINDS) for k in kept):
                 return found

@@ -60,7 +60,7 @@ class Skipped:
         self._path = workdir / NAME
         self._most = train.max_rollbacks if train.on_nan == "rollback" else 0
         try:
-            self._steps = [int(s) for s in json.loads(self._path.read_text())]
+            self._steps = [int(s) for s in json.loads(self._path.read_text(encoding="utf-8"))]
         except FileNotFoundError:
             self._steps = []
         except (ValueError, TypeError) as error:

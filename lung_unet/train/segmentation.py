@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from lung_unet.data import pipeline
 from lung_unet.data.manifest import Dataset
 from lung_unet.data.mining import Mining
+from lung_unet.finished import METRICS
 from lung_unet.train.step import make_gradient, make_validation_step
 
 
@@ -18,7 +19,7 @@ class Segmentation:
 
     config: ConfigDict
     dataset: Dataset
-    metric = "dice"
+    metric = METRICS["segmentation"]
     make_gradient = staticmethod(make_gradient)
     make_validation_step = staticmethod(make_validation_step)
 

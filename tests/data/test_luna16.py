@@ -351,20 +351,19 @@ def test_outlines_in_a_folder_of_their_own(folder, tmp_path, make_scan):
         Luna16(folder, tmp_path / "none")
 
 
-# --- Fingerprints ---------------------------------------------------------------------------------
+# --- Content --------------------------------------------------------------------------------------
 
 
-def test_a_fingerprint_changes_with_each_input_and_no_other(folder, make_scan):
+def test_the_content_changes_with_the_bytes_of_each_input_and_nothing_else(folder, make_scan):
     grid, centre = make_scan(0)[2:]
     at = tuple(int(v) for v in np.rint(grid.to_voxel(centre)))
     xml = folder / "lidc_xml" / "a.xml"
-    seen = {Luna16(folder).fingerprint(UID)}
+    seen = {Luna16(folder).scan_files(UID).content()}
 
     def changes(expected: bool) -> None:
-        prints = {Luna16(folder).fingerprint(UID) for _ in range(2)}
-        assert len(prints) == 1
-        assert prints.isdisjoint(seen) == expected
-        seen.update(prints)
+        found = Luna16(folder).scan_files(UID).content()
+        assert (found not in seen) == expected
+        seen.add(found)
 
     changes(False)
     for name in (f"subset0/{UID}", f"seg-lungs-LUNA16/{UID}"):
@@ -372,7 +371,16 @@ def test_a_fingerprint_changes_with_each_input_and_no_other(folder, make_scan):
             path = folder / f"{name}{suffix}"
             later = path.stat().st_mtime_ns + 1
             os.utime(path, ns=(later, later))
+            changes(False)
+            data = bytearray(path.read_bytes())
+            data[-1] ^= 1
+            path.write_bytes(data)
             changes(True)
+            os.utime(path, ns=(later, later))
+            changes(False)
+            data[-1] ^= 1
+            path.write_bytes(data)
+            changes(False)  # as it was
     write_xml(xml, UID, grid, [at])
     changes(True)
     write_xml(xml, UID, grid, [at], [at])

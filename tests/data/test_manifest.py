@@ -139,6 +139,14 @@ def test_a_patient_in_two_splits_is_refused_as_no_prepare_leaves_it(done, patien
     assert len(Dataset(done, None).scans("all")) == 4  # as a whole, there is no split
 
 
+def test_a_scan_under_two_names_in_two_splits_is_refused(done):
+    manifest = json.loads((done / "manifest.json").read_text())
+    first, *_, last = manifest["scans"]
+    last["voxels"] = first["voxels"]
+    (done / "manifest.json").write_text(json.dumps(manifest))
+    refused(done, r"1\.2\.0 and 1\.2\.3 are the same voxels, but in two splits")
+
+
 def test_a_patient_may_have_scans_in_two_subsets_of_one_split(done):
     manifest = json.loads((done / "manifest.json").read_text())
     for entry, patient in zip(manifest["scans"], "PQRR", strict=True):

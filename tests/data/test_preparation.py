@@ -9,7 +9,8 @@ import shutil
 
 import pytest
 
-from lung_unet.data import preparation
+from lung_unet.data import preparation, scan_files, seen_files
+from lung_unet.data.manifest import Dataset
 from lung_unet.data.preparation import prepare
 from lung_unet.data.shards import Settings
 from lung_unet.errors import InputError
@@ -17,7 +18,7 @@ from lung_unet.errors import InputError
 
 @pytest.fixture
 def folder(luna16, tmp_path) -> pathlib.Path:
-    """A copy of the folder `luna16`, to change; times and all, so that it is the same input."""
+    """A copy of the folder `luna16`, to change."""
     return pathlib.Path(shutil.copytree(luna16, tmp_path / "luna16"))
 
 
@@ -28,11 +29,20 @@ def done(prepared, tmp_path) -> pathlib.Path:
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """What is prepared; not inputs.json, which is of the files that it was prepared from."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != seen_files.NAME
+    }
 
 
 def times(folder: pathlib.Path) -> dict[str, int]:
-    return {p.name: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.name: p.stat().st_mtime_ns
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != seen_files.NAME
+    }
 
 
 def test_one_process_writes_what_two_wrote(luna16, prepared, tmp_path, settings, capsys):
@@ -189,3 +199,89 @@ def test_series_that_are_not_there_are_told(folder, done, settings, capsys):
     assert "1 scans of before are not there any more" in told
     assert manifest["counts"]["absent_scans"] == 1
     assert [e["series_uid"] for e in manifest["scans"]] == ["1.2.0", "1.2.1", "1.2.2"]
+
+
+# --- The same scans again -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[str]:
+    """Names of the files whose content was read to compare it, without worker processes."""
+    names = []
+    digest = scan_files._digest
+
+    def noted(path: pathlib.Path) -> str:
+        names.append(path.name)
+        return digest(path)
+
+    monkeypatch.setattr(scan_files, "_digest", noted)
+    monkeypatch.setattr(preparation.engines, "run", in_this_process)
+    monkeypatch.setattr(scan_files, "RECENT_NS", 0)
+    return names
+
+
+def in_this_process(task, jobs, *_):
+    yield from (task(*job) for job in jobs)
+
+
+def test_scans_copied_again_are_the_same_and_read_once(luna16, folder, done, settings, reads):
+    before, held = times(done), contents(done)
+    for path in folder.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    prepare(folder, done, settings)
+    assert (times(done), contents(done)) == (before, held)
+    assert reads.count("1.2.0.zraw") == 2  # the scan's and the mask's
+    reads.clear()
+    prepare(folder, done, settings)
+    assert reads == []
+    os.utime(folder / "subset2" / "1.2.2.mhd")
+    prepare(folder, done, settings)
+    assert set(reads) == {"1.2.2.mhd", "1.2.2.zraw"}
+    (done / seen_files.NAME).write_text("{")
+    reads.clear()
+    prepare(folder, done, settings)
+    assert len(reads) == 16 and contents(done) == held
+
+
+def test_bytes_that_change_under_the_same_size_and_time_are_seen(folder, done, settings, reads):
+    prepare(folder, done, settings)
+    before = times(done)
+    path = folder / "subset1" / "1.2.1.mhd"
+    found = path.stat()
+    path.write_bytes(path.read_bytes().replace(b"CompressedData = True", b"CompressedData = true"))
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert path.stat().st_size == found.st_size
+    assert path.stat().st_mtime_ns == found.st_mtime_ns
+    prepare(folder, done, settings)
+    after = times(done)
+    assert {n for n in after if after[n] != before[n]} == {
+        "manifest.json", *(n for n in before if n.startswith("1.2.1."))
+    }  # fmt: skip
+
+
+def test_nothing_is_prepared_that_is_not_accepted(folder, done, settings, reads):
+    asked = []
+
+    def accept(identity: dict) -> None:
+        asked.append(identity)
+        if identity != Dataset(done).identity:
+            raise InputError("another dataset")
+
+    prepare(folder, done, settings, accept=accept)
+    held = contents(done)
+    table = folder / "annotations.csv"
+    table.write_text(table.read_text().replace("20.0", "12.0", 1))
+    with pytest.raises(InputError, match="another dataset"):
+        prepare(folder, done, settings, accept=accept)
+    assert contents(done) == held
+    prepare(folder, done, settings)
+    assert asked[1] == Dataset(done).identity != asked[0]
+
+
+def test_the_folders_of_the_scans_are_known(luna16, tmp_path, settings, reads):
+    prepare(luna16, tmp_path / "out", settings)
+    places = seen_files.places_of(luna16, None)
+    assert seen_files.prepared_from(tmp_path / "out", places)
+    assert not seen_files.prepared_from(tmp_path / "out", seen_files.places_of(tmp_path, None))
+    (tmp_path / "out" / "manifest.json").unlink()
+    assert not seen_files.prepared_from(tmp_path / "out", places)

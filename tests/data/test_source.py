@@ -70,7 +70,7 @@ def test_every_source_is_whole(folder):
         scan, _ = source.read_matched(uid)
         assert scan.series_uid == uid
         assert len(scan.findings) == 1
-        assert source.fingerprint(uid) == open_source(folder).fingerprint(uid)
+        assert source.scan_files(uid) == open_source(folder).scan_files(uid)
 
 
 def test_the_source_of_one_series_is_small_and_reads_the_same(folder):
@@ -79,7 +79,7 @@ def test_the_source_of_one_series_is_small_and_reads_the_same(folder):
     part = pickle.loads(pickle.dumps(only(source, uid)))
     assert part.subsets == {uid: source.subsets[uid]}
     assert not part.notes  # which are of the whole folder
-    assert part.fingerprint(uid) == source.fingerprint(uid)
+    assert part.scan_files(uid) == source.scan_files(uid)
     assert (uid in part.outlines) == (uid in source.outlines)
     scan, other = part.read_matched(uid)[0], source.read_matched(uid)[0]
     np.testing.assert_array_equal(scan.hu, other.hu)

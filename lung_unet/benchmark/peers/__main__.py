@@ -54,7 +54,7 @@ def run(out: pathlib.Path, arguments: list[str], scans: dict[str, Any]) -> None:
     given = json.dumps({"arguments": arguments[1:], "scans": scans}, indent=1)
     path, log = out / "command.json", out / "run.log"
     if (out / SYSTEM).exists():
-        if not path.exists() or path.read_text() != given:
+        if not path.exists() or path.read_text(encoding="utf-8") != given:
             raise InputError(
                 f"{out}: was run with other settings or on other scans, see {path}; choose another "
                 "--out"

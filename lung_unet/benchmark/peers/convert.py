@@ -53,7 +53,7 @@ def convert(source: Source, dataset: Dataset, data: ConfigDict, raw: pathlib.Pat
         an earlier call.
     """
     folder, truth = raw / DATASET, json.dumps(truth_of(dataset, data))
-    if (folder / MADE_FROM).exists() and (folder / MADE_FROM).read_text() == truth:
+    if (folder / MADE_FROM).exists() and (folder / MADE_FROM).read_text(encoding="utf-8") == truth:
         return
     make_anew(raw)
     if dataset.manifest["settings"]["pseudonym_key"]:
@@ -95,7 +95,7 @@ def read_scan(source: Source, dataset: Dataset, entry: dict) -> Scan:
       InputError: it is not in the source, or has changed since.
     """
     uid = entry["series_uid"]
-    if uid not in source.subsets or source.fingerprint(uid) != entry["made_from"]["input"]:
+    if uid not in source.subsets or source.scan_files(uid).content() != entry["made_from"]["input"]:
         raise InputError(
             f"{source.root}: series {uid} is not as it was prepared in {dataset.folder}; "
             "prepare it again"

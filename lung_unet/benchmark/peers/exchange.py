@@ -39,7 +39,7 @@ def label_path(raw: pathlib.Path, series_uid: str) -> pathlib.Path:
 
 def read_splits(raw: pathlib.Path) -> dict[str, list[str]]:
     """The series of each split: train, validation and test."""
-    fold = json.loads((raw / DATASET / "splits_final.json").read_text())[0]
+    fold = json.loads((raw / DATASET / "splits_final.json").read_text(encoding="utf-8"))[0]
     test = sorted((raw / DATASET / "imagesTs").glob(f"*{SUFFIX}"))
     names = [path.name.removesuffix(f"_0000{SUFFIX}") for path in test]
     return {"train": fold["train"], "validation": fold["val"], "test": names}
@@ -100,7 +100,7 @@ def write_system(out: pathlib.Path, name: str, seconds: dict[str, float], **fact
 
 
 def read_system(out: pathlib.Path) -> dict[str, Any]:
-    return json.loads((out / SYSTEM).read_text())
+    return json.loads((out / SYSTEM).read_text(encoding="utf-8"))
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

@@ -64,8 +64,8 @@ def plan(raw: pathlib.Path, out: pathlib.Path, gigabytes: float) -> tuple[dict, 
     folder = preprocessed / exchange.DATASET
     shutil.copyfile(raw / exchange.DATASET / "splits_final.json", folder / "splits_final.json")
     preprocess([1], plans_name, (CONFIGURATION,), (WORKERS,))
-    plans = json.loads((folder / f"{plans_name}.json").read_text())
-    description = json.loads((raw / exchange.DATASET / "dataset.json").read_text())
+    plans = json.loads((folder / f"{plans_name}.json").read_text(encoding="utf-8"))
+    description = json.loads((raw / exchange.DATASET / "dataset.json").read_text(encoding="utf-8"))
     return plans | {"continue_training": False}, description
 
 

@@ -73,7 +73,9 @@ def main() -> None:
     if second_config is not None:
         workdir, both = out / "second_stage", out / BOTH
         second = train_second_stage(second_config, workdir, out, dataset, budget_s, seconds)
-        write_text(both / NAME, (out / NAME).read_text())  # the segmentation's thresholds
+        write_text(
+            both / NAME, (out / NAME).read_text(encoding="utf-8")
+        )  # the segmentation's thresholds
         evaluate_split(predictor, config, dataset, "test", both, members, second)
         score_both(both, second, dataset)
         write_system(both, f"{name}, both stages", seconds, **facts)

@@ -63,6 +63,6 @@ def probe(
             (folder / FOLDER).symlink_to(crops.absolute())
         if not train(config, dataset, folder, goodput.Goodput(folder)):
             raise Stopped(f"{folder}: was stopped; run the same command again")
-        seconds = json.loads((folder / goodput.NAME).read_text())["seconds"]
+        seconds = json.loads((folder / goodput.NAME).read_text(encoding="utf-8"))["seconds"]
         (step_ms,) = (r["step_ms"] for r in read_rows(folder / JSONL) if "step_ms" in r)
     return steps_that_fit(seconds, PROBE_STEPS, step_ms / 1000, budget_s)

@@ -73,7 +73,7 @@ def score_both(out: pathlib.Path, second: SecondStage, dataset: Dataset) -> None
         path = folder_of(out, "test") / f"{uid}.json"
         result = scored[uid] | {"marks": marks.tolist()}
         write_result(path, settings | {"marks": "of both stages"}, len(scored), result)
-    metrics = json.loads((out / "metrics.json").read_text())
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     both = metrics["second_stage"]
     known = {"cpm": both["intervals"]["cpm"], "sensitivity": dict.fromkeys(both["sensitivity"])}
     metrics |= {

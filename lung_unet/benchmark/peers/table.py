@@ -20,7 +20,7 @@ def side_by_side(ours: pathlib.Path, peers: Sequence[pathlib.Path]) -> dict[str,
     rows = []
     for folder in (ours, *peers):
         system = read_system(folder)
-        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         row = {
             **{key: system[key] for key in ("name", "iterations", "seconds")},
             "metrics": {name: metrics[name] for name in METRICS},
