@@ -38,6 +38,7 @@ from lung_unet import workdir as runs
 from lung_unet.ablation_plan import BASE, Run, plan
 from lung_unet.child import run_logged
 from lung_unet.data.datasets import settings_of
+from lung_unet.data.manifest import ALL, Dataset
 from lung_unet.errors import InputError, Stopped
 from lung_unet.files import LOCK, alone_in, held, remove_leftovers, temporary_name, write_text
 from lung_unet.finished import is_finished, unfinish
@@ -204,7 +205,19 @@ def _write_table(planned: list[Run], out: pathlib.Path, tested: Sequence[str]) -
     done: dict[str, dict[tuple[int, int], pathlib.Path]] = {}
     for run in filter(finished, planned):
         done.setdefault(run.change, {})[run.key] = run.workdir
-    return write_table(done, BASE, out, tested)
+    return write_table(done, BASE, out, tested, _unnamed(out / "data"))
+
+
+def _unnamed(data: pathlib.Path) -> str:
+    """A line where it is not known of all scans whose they are, so that nobody could check it."""
+    scans = Dataset(data, None, shards=False).scans(ALL)
+    unnamed = sum(entry.get("patient") is None for entry in scans)
+    if not unnamed:
+        return ""
+    return (
+        f"{unnamed} of the {len(scans)} scans name no patient (patients.csv): that no patient is "
+        "in two splits was not checked for them."
+    )
 
 
 if __name__ == "__main__":

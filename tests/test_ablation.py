@@ -3,6 +3,7 @@
 import json
 import pathlib
 import runpy
+import shutil
 
 import pytest
 from ml_collections import ConfigDict
@@ -237,6 +238,18 @@ def test_a_run_that_fails_is_told_and_the_others_are_done(main, tmp_path, capsys
     monkeypatch.setattr(ablation, "run_logged", stopped)
     with pytest.raises(Stopped):
         run_all(runs, "c.py", tmp_path)
+
+
+def test_scans_that_name_no_patient_are_told_in_the_table(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "data")
+    runs = plan(small({}), tmp_path / "data", tmp_path)
+    assert "4 of the 4 scans name no patient" in ablation._write_table(runs, tmp_path, ())
+    path = tmp_path / "data" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for entry, patient in zip(manifest["scans"], "PQRS", strict=True):
+        entry["patient"] = patient
+    path.write_text(json.dumps(manifest))
+    assert "name no patient" not in ablation._write_table(runs, tmp_path, ())
 
 
 def test_a_run_that_was_stopped_is_not_done(main, tmp_path):

@@ -105,6 +105,7 @@ def write_table(
                 "seeds": len({seed for _, seed in keys}),
                 "rotations": sorted({rotation for rotation, _ in keys}),
                 "step_ms": float(np.median([_step_ms(runs[key]) for key in keys])),
+                **({"note": note} if note else {}),
                 "metrics": difference({key: (runs[key], workdirs[base][key]) for key in keys}),
             }
     text = markdown(entries, base, tested, note)

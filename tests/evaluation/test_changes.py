@@ -205,7 +205,8 @@ def test_the_table_of_rotations(rotations, tmp_path):
     _, make = rotations
     base, run = make("base"), make("run", lambda rotation, _: 0.04 * rotation)
     del run[3, 1]  # under way: seed 1 does not have all rotations
-    text = write_table({"base": base, "more": run}, "base", tmp_path, ["A", "B", "C", "D"])
+    text = write_table({"base": base, "more": run}, "base", tmp_path, ["A", "B", "C", "D"], "mind")
+    assert "\nmind\n" in text
     tables = text.split("\n\n")
     assert len(tables) == 4 and "does not\ncover the choice of these 4 folders" in tables[0]
     rows = tables[1].splitlines()
@@ -214,6 +215,7 @@ def test_the_table_of_rotations(rotations, tmp_path):
     assert "| more | +0.000" in tables[2] and "+0.120" in tables[2].splitlines()[3]
     assert tables[3].startswith("| CPM, tested on | A | B | C | D |")
     stored = json.loads((tmp_path / "ablation.json").read_text())
+    assert stored["more"]["note"] == "mind"
     assert stored["more"]["rotations"] == [0, 1, 2, 3] and stored["more"]["seeds"] == 1
     del base[2, 0], base[2, 1]  # not done yet: what there is, is compared
     write_table({"base": base, "more": run}, "base", tmp_path, ["A", "B", "C", "D"])
