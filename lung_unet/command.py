@@ -10,9 +10,11 @@ import runpy
 import select
 import signal
 import sys
+import sysconfig
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -51,7 +53,7 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
             main(*rest)
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
-            sys.exit(INTERRUPTED)
+            _leave(INTERRUPTED)
         except InputError as error:
             sys.exit(f"error: {error}")
         except RuntimeError as error:  # XLA's; JAX is not imported here
@@ -76,9 +78,18 @@ def run(main: Callable[..., None], positionals: int = 0) -> None:
         except KeyboardInterrupt:
             told = "interrupted; run the same command again, what was saved is kept"
             print(told, file=sys.stderr)
-            sys.exit(INTERRUPTED)
+            _leave(INTERRUPTED)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process as it is. What was begun is undone by now; as Python itself ends, it meets
+    threads of XLA that still compile, or write what they compiled, and dies of a signal."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
 
 
 def _nobody_reads(pipe: int) -> bool:
@@ -98,15 +109,39 @@ def _parse(argv: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
-    """Turns what absl and ml_collections raise for a wrong flag into one line and exit code 1."""
+    """Turns what absl and ml_collections raise for a wrong flag into one line and exit code 1, and
+    so whatever a configuration file raises."""
     try:
-        yield
+        try:
+            yield
+        except (ValueError, flags.Error):
+            raise  # a value that a configuration refuses, in its own words
+        except Exception as error:
+            if told := _raised_by_config(error):
+                sys.exit(f"error: --config: {told}")
+            raise
     except (AttributeError, KeyError) as error:
         sys.exit(f"error: --config has no field {_reason(error)}; see configs/")
     except flags.Error as error:
         sys.exit(f"error: {_reason(error)}; see --help")
     except (ValueError, TypeError, OSError, ImportError, SyntaxError) as error:
         sys.exit(f"error: --config: {_reason(error)}; see configs/")
+
+
+def _raised_by_config(error: BaseException | None) -> str | None:
+    """Where in a configuration file, or in what it imports, an error came up, and which; None where
+    it is of a flag."""
+    libraries = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    ours = str(pathlib.Path(__file__).parent)
+    others = [pathlib.Path(folder).resolve() for folder in (*libraries, ours)]
+    while error is not None:
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            path = pathlib.Path(frame.filename)
+            if path.is_file() and not any(path.resolve().is_relative_to(o) for o in others):
+                said = " ".join(str(error).split())
+                return f"{path}, line {frame.lineno}: {type(error).__name__}: {said}"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _reason(error: Exception) -> str:
@@ -138,8 +173,16 @@ def read_config(given: str, given_as: str) -> ConfigDict:
     path, _, variant = given.partition(":")
     try:
         return runpy.run_path(path)["get_config"](*[variant] * bool(variant)).lock()
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{given_as} = {given}: cannot be read ({error})") from error
+    except Exception as error:  # whatever the file does
+        told = _raised_by_config(error) or error
+        raise InputError(f"{given_as} = {given}: cannot be read ({told})") from error
+
+
+def stop_preempted() -> NoReturn:
+    """Ends the process with code 0, from any thread: a cluster takes the machine back."""
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+        print("preempted: nothing to save; run the same command again to go on", flush=True)
+    os._exit(0)
 
 
 def required(name: str) -> str:

@@ -11,7 +11,8 @@ Uses the checkpoint of the best validation Dice, and thresholds chosen on the va
 (operating_point.json), unless the configuration gives numbers: main's command once more, with
 --config.evaluation.threshold=0.3 and the like, stores them and scores anew. Scans that are scored
 are kept in evaluation/, so that an interrupted run goes on where it was. Writes to --output, which
-is the workdir unless it is given:
+is the workdir unless it is given, or of another split than test to a folder of the split's name in
+it. A workdir that is being trained in is scored with an --output of its own.
 
     metrics.json         every metric, with 95 % intervals over resamples of the scans
     scans.csv            nodules.csv: a row each
@@ -39,10 +40,11 @@ finding of the mask, and metrics and report also have the FROC of the same marks
 candidates_second_stage.csv lists these. --output keeps the scores of the segmentation alone.
 """
 
+import contextlib
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -50,7 +52,7 @@ from absl import flags
 from lung_unet import command
 from lung_unet.data.manifest import ALL, SPLITS, Dataset
 from lung_unet.errors import InputError
-from lung_unet.files import write_text
+from lung_unet.files import LOCK, held, write_text
 from lung_unet.workdir import Run
 
 if TYPE_CHECKING:
@@ -75,8 +77,8 @@ def evaluate(
     with a second stage if one is given.
 
     The split "all" is an external validation: its thresholds are those that were chosen in the
-    folder `thresholds`, by default the workdir of a single run. Writes to the output folder, and
-    returns what metrics.json there holds.
+    folder `thresholds`, by default the workdir of a single run. Writes to the output folder as
+    `evaluate_split` does, and returns what metrics.json there holds.
     """
     from lung_unet.evaluation.resume import member
     from lung_unet.evaluation.split import evaluate_split
@@ -155,7 +157,8 @@ def _gather(first: str, rest: tuple[str, ...]) -> None:
 
     folders = [first, *rest] if rest else first.split(",")
     output = pathlib.Path(command.required("output"))
-    _show(gather([pathlib.Path(f) for f in folders], flags.FLAGS.split, output), output)
+    with _alone_in(output):
+        _show(gather([pathlib.Path(f) for f in folders], flags.FLAGS.split, output), output)
 
 
 def _evaluate() -> None:
@@ -179,18 +182,55 @@ def _evaluate() -> None:
     classifier = flags.FLAGS.classifier
     second = open_second_stage(pathlib.Path(classifier), members[0]) if classifier else None
     thresholds = flags.FLAGS.thresholds and pathlib.Path(flags.FLAGS.thresholds)
-    if thresholds and flags.FLAGS.split != ALL:
+    split = flags.FLAGS.split
+    if thresholds and split != ALL:
         raise InputError(
-            f"--thresholds: is not used with --split={flags.FLAGS.split}, whose dataset chooses "
-            "them; leave it out"
+            f"--thresholds: is not used with --split={split}, whose dataset chooses them; leave it "
+            "out"
         )
-    _show(evaluate(members, dataset, flags.FLAGS.split, output, second, thresholds), output)
+    with _alone_in(output):
+        _check_output(output, split)
+        _show(evaluate(members, dataset, split, output, second, thresholds), output)
+
+
+def _check_output(output: pathlib.Path, split: str) -> None:
+    """Returns where no external validation would replace a test split's results, nor the reverse.
+
+    Raises:
+      InputError: it would.
+    """
+    path = output / "metrics.json"
+    if split not in ("test", ALL) or not path.exists():
+        return
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        other = json.loads(path.read_text(encoding="utf-8"))["split"]
+        if (other == ALL) != (split == ALL):
+            raise InputError(f"{path}: is of --split={other}; choose another --output")
+
+
+@contextlib.contextmanager
+def _alone_in(output: pathlib.Path) -> Iterator[None]:
+    """No other process trains or evaluates in a folder meanwhile.
+
+    Raises:
+      InputError: one does.
+    """
+    with held(output / LOCK) as ours:
+        if not ours:
+            raise InputError(
+                f"{output}: another process trains or evaluates in it; give another folder as "
+                "--output, or wait for its end"
+            )
+        yield
 
 
 def _show(metrics: dict, output: pathlib.Path) -> None:
+    from lung_unet.evaluation.resume import results_of
+
+    folder = results_of(output, flags.FLAGS.split)
     print_metrics(metrics)
-    print(f"metrics  {output / 'metrics.json'}")
-    print(f"report   {output / 'report.html'}")
+    print(f"metrics  {folder / 'metrics.json'}")
+    print(f"report   {folder / 'report.html'}")
 
 
 def _mode() -> str:

@@ -8,6 +8,7 @@ evaluation has it save its state and exit 0. configs/classifier3d.py trains the 
 candidates of a run that is finished; lung_unet.evaluate --classifier makes its report.
 """
 
+import contextlib
 import functools
 import pathlib
 import signal
@@ -24,13 +25,17 @@ _PRINT_MODEL = flags.DEFINE_bool("print_model", False, "Print the network's laye
 
 def main() -> None:
     start = time.perf_counter()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until Preemption answers it
+    # Until Preemption answers it, which takes JAX.
+    signal.signal(signal.SIGTERM, lambda *_: command.stop_preempted())
     command.set_up_jax()
     from lung_unet.parallel import distributed
     from lung_unet.train.preemption import Preemption
 
-    # Around training's and evaluation's own, as there is work before, between and after these.
-    with distributed.job(_CONFIG.value.timeout_s), Preemption():
+    with contextlib.ExitStack() as job:
+        with Preemption():  # the others may come minutes later
+            job.enter_context(distributed.job(_CONFIG.value.timeout_s))
+        # Around training's and evaluation's own, as there is work before, between and after these.
+        job.enter_context(Preemption())
         run_job(start)
 
 
@@ -69,7 +74,7 @@ def run_job(start: float) -> None:
     if not first:
         train_and_evaluate(workdir, start)
         return
-    with alone_in(workdir, "is run by another process", "choose another --workdir"):
+    with alone_in(workdir, "another process trains or evaluates in it", "choose another --workdir"):
         remove_leftovers(workdir)
         train_and_evaluate(workdir, start)
 

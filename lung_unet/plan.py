@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import shlex
 
 from absl import flags
 
@@ -91,7 +92,7 @@ def main() -> None:
         print(f"- {reason}")
     if again:
         print(again)
-    print(f"python -m lung_unet.main --config={out} --workdir=DIR")
+    print(f"python -m lung_unet.main {shlex.quote(f'--config={out}')} --workdir=DIR")
 
 
 if __name__ == "__main__":

@@ -208,3 +208,40 @@ def test_without_a_temporary_folder(monkeypatch, shared_memory):
         return
     command._find_temporary_folder()
     assert command.tempfile.tempdir == os.environ["TMPDIR"] == "/dev/shm"
+
+
+# --- How a command ends ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", ["KeyboardInterrupt", "Stopped('stopped')"])
+def test_a_command_that_is_stopped_ends_without_python_s_own_end(stop):
+    """In which threads of XLA that still compile make it die of a signal."""
+    code = (
+        "import atexit, os, signal\nfrom lung_unet import command\nfrom lung_unet.errors import *\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGSEGV)\n"
+        f"def main():\n    print('begun', end='')\n    raise {stop}\ncommand.run(main)"
+    )
+    done = run("-c", code)
+    assert done.returncode == command.INTERRUPTED
+    assert done.stdout == "begun" and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("{}['my key']", "KeyError"), ("undefined", "NameError"),
+        ("assert False", "AssertionError"), ("config.data.nofield = 1", "AttributeError"), ("1 / 0", "ZeroDivisionError"),
+        ("import nothing_of_that_name", "ModuleNotFoundError"),
+    ],
+)  # fmt: skip
+def test_what_a_configuration_file_raises_is_told_with_its_place(tmp_path, statement, error):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from configs import unet3d\ndef get_config():\n    config = unet3d.get_config('smoke')\n"
+        f"    {statement}\n    return config\n"
+    )
+    done = run("-m", "lung_unet.prepare", "--luna16=x", "--out=y", f"--config={path}")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert f"{path}, line 4: {error}" in done.stderr and "no field" not in done.stderr
+    with pytest.raises(InputError, match=f"mine.py, line 4: {error}"):
+        command.read_config(str(path), "base")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -87,3 +88,49 @@ def test_what_cannot_be_done_is_named(workdir, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="holds no checkpoint"):
         export_network(workdir, "stablehlo", out)
     assert not list(tmp_path.glob("*nodules*"))
+
+
+ALLOWED = """
+import importlib.metadata, pathlib, re, sys
+
+def closure(names):
+    found, left = set(), list(names)
+    while left:
+        name = re.sub("[-_.]+", "-", left.pop()).lower()
+        if name not in found:
+            found.add(name)
+            try:
+                needs = importlib.metadata.requires(name) or []
+            except importlib.metadata.PackageNotFoundError:
+                continue
+            left += [re.match("[A-Za-z0-9._-]+", n)[0] for n in needs if "extra ==" not in n]
+    return found
+
+lines = pathlib.Path("requirements.txt").read_text(encoding="utf-8").splitlines()
+wanted = closure(line.partition("==")[0] for line in lines if "==" in line)
+owners = importlib.metadata.packages_distributions()
+
+class OthersAreMissing:
+    def find_spec(self, name, path=None, target=None):
+        own = {re.sub("[-_.]+", "-", d).lower() for d in owners.get(name.partition(".")[0], ())}
+        if own and not own & wanted:
+            raise ModuleNotFoundError(f"{name} is not in requirements.txt", name=name)
+
+sys.meta_path.insert(0, OthersAreMissing())
+from lung_unet.export import export_network
+export_network(pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3]))
+"""
+
+
+def test_stablehlo_needs_requirements_txt_alone(workdir, tmp_path):
+    def export(format: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-c", ALLOWED, workdir, format, tmp_path / format],
+            cwd=pathlib.Path(__file__).parent.parent,
+            capture_output=True, encoding="utf-8", timeout=300,
+        )  # fmt: skip
+
+    done = export("stablehlo")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "stablehlo").stat().st_size > 1000
+    assert "pip install -r requirements-export.txt" in export("onnx").stderr

@@ -9,7 +9,7 @@ from lung_unet.data.manifest import NAME, Dataset
 from lung_unet.data.phantom import write_metaimage
 from lung_unet.data.preparation import prepare
 from lung_unet.errors import InputError
-from lung_unet.evaluate import evaluate
+from lung_unet.evaluate import _check_output, evaluate
 from lung_unet.evaluation.resume import folder_of
 from lung_unet.workdir import claim, identity, load
 
@@ -139,3 +139,12 @@ def test_thresholds_that_were_chosen_on_the_scans_are_refused(score, runs, new, 
         score(runs, Dataset(tmp_path / name, 0), "test", chosen)
         with pytest.raises(InputError, match=f"on_{name}: its thresholds were chosen on scans of"):
             score(runs, here, "all", tmp_path / "out", thresholds=chosen)
+
+
+@pytest.mark.parametrize(("there", "split"), [("test", "all"), ("all", "test")])
+def test_neither_test_split_nor_external_validation_replaces_the_other(tmp_path, there, split):
+    (tmp_path / "metrics.json").write_text(json.dumps({"split": there}))
+    _check_output(tmp_path, there)
+    _check_output(tmp_path, "validation")  # which has a folder of its own
+    with pytest.raises(InputError, match=f"is of --split={there}; choose another --output"):
+        _check_output(tmp_path, split)

@@ -27,17 +27,18 @@ def tool(folder: pathlib.Path, name: str, text: str) -> None:
 @pytest.mark.parametrize(
     "srun, code, requeued",
     [
-        ('touch "$WORKDIR/metrics.json"', 0, False),
+        ('touch "$WORKDIR/finished.json"', 0, False),
         ("true", 0, True),  # as after TERM
+        ('touch "$WORKDIR/metrics.json"', 0, True),  # as after TERM, and evaluated meanwhile
         ("exit 1", 1, False),
     ],
-    ids=["done", "stopped", "failed"],
+    ids=["done", "stopped", "stopped and evaluated", "failed"],
 )
 def test_slurm_requeues_what_was_stopped_and_nothing_else(tmp_path, srun, code, requeued):
     workdir = tmp_path / "run"
     workdir.mkdir()
-    (workdir / "metrics.json").touch()  # of a shorter run before
-    os.utime(workdir / "metrics.json", (0, 0))
+    (workdir / "finished.json").touch()  # of a shorter run before
+    os.utime(workdir / "finished.json", (0, 0))
     tool(tmp_path, "srun", f'echo "$@" >"{tmp_path}/srun.log"; {srun}')
     tool(tmp_path, "scontrol", f'echo "$@" >"{tmp_path}/scontrol.log"')
     done = subprocess.run(
@@ -93,7 +94,7 @@ def test_each_fold_is_a_jobset_of_its_own(tmp_path):
         check_jobset(jobset)
         assert jobset["metadata"]["name"] == f"lung-unet-fold{fold}"
         assert f"--config.data.fold={fold} --workdir=/data/run/fold{fold} &" in text
-        assert f"[ /data/run/fold{fold}/metrics.json -nt" in text
+        assert f"[ /data/run/fold{fold}/finished.json -nt" in text
         assert "claimName: lung-unet\n" in text  # the data are the same
 
 

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import json
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,22 @@ def test_a_plan_is_written_and_main_takes_it(prepared, tmp_path):
     model = run("main", f"--config={out}", "--print_model")
     assert model.returncode == 0, model.stderr
     assert f"one patch of {' × '.join(map(str, config.data.patch))}" in model.stdout
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["C:\\Users\\new\\x", "\\N{BULLET}", 'a"""b', '"', "it's $HOME `x`", "köln–1", "a b", "\udcff"],
+)
+def test_a_path_of_any_characters_is_the_one_that_the_plan_names(prepared, tmp_path, name):
+    folder = pathlib.Path(shutil.copytree(prepared, tmp_path / name))
+    proposal = Proposal(4.0, (-1000.0, 400.0), (16,) * 3, (4, 8), ((2, 2, 2),), 2)
+    dataset = Dataset(folder)
+    data, out = data_settings(proposal, dataset), folder / "plan.py"
+    again = prepare_again(dataset, out, str(folder))
+    text = config_text(proposal, data, "A plan.", [again])
+    assert loaded(text.encode("utf-8").decode()).data.dir == str(folder)
+    words = shlex.split(again)
+    assert f"--config={out}" in words and f"--out={folder}" in words
 
 
 def test_a_dataset_that_suits_is_kept_and_another_is_made_as_it_was(prepared):

@@ -22,7 +22,7 @@ from lung_unet.evaluation.judge import SecondStage
 from lung_unet.evaluation.operating_point import OperatingPoint, choose, given_thresholds
 from lung_unet.evaluation.pictures import Picture
 from lung_unet.evaluation.report import write_report
-from lung_unet.evaluation.resume import each_scan, folder_of, made_with
+from lung_unet.evaluation.resume import each_scan, folder_of, made_with, results_of
 from lung_unet.evaluation.scoring import VERSION, score_scan
 from lung_unet.evaluation.second_stage import measure, rows_of
 from lung_unet.evaluation.second_stage_report import Judged
@@ -46,7 +46,8 @@ def evaluate_split(
     about: dict[str, str] | None = None,
     external: External | None = None,
 ) -> dict:
-    """Scores every scan of a split and writes to the workdir all that lung_unet.evaluate writes.
+    """Scores every scan of a split and writes all that lung_unet.evaluate writes: to the workdir,
+    or of another split than test to a folder of the split's name in it.
 
     Returns what metrics.json holds. Overlap and surfaces are taken on each scan's own grid. Scans
     that were scored before, with the same `members` (resume.py:member) and settings, are not scored
@@ -113,24 +114,26 @@ def write_results(
     curves: Rows,
     judged: Judged | None = None,
 ) -> dict:
-    """Writes metrics.json, tables, files for FROC and report of scans as `score_scan` gives them.
+    """Writes metrics.json, tables, files for FROC and report of scans as `score_scan` gives them,
+    where `results_of` says.
 
     `about` goes into metrics.json, which is returned; `judged` is what a second stage makes of
     their marks. Whoever finds a metrics.json finds all the others as well.
     """
-    done = workdir / "metrics.json"
+    folder = results_of(workdir, split)
+    done = folder / "metrics.json"
     done.unlink(missing_ok=True)  # of an evaluation before, whose other files are replaced now
     froc = froc_of(scored)
     nodules = [n["facts"] | n["metrics"] for scan in scored for n in scan["nodules"]]
     metrics = {**summarise(scored, froc), "strata": stratify(nodules), **about}
     scans = [scan_row(scan) for scan in scored]
-    write_rows(workdir / "scans.csv", scans)
-    write_rows(workdir / "nodules.csv", nodules)
-    write_marks(workdir, scored)
+    write_rows(folder / "scans.csv", scans)
+    write_rows(folder / "nodules.csv", nodules)
+    write_marks(folder, scored)
     if judged is None:
-        (workdir / SECOND_STAGE_MARKS).unlink(missing_ok=True)  # of an evaluation before
+        (folder / SECOND_STAGE_MARKS).unlink(missing_ok=True)  # of an evaluation before
     write_report(
-        workdir / "report.html",
+        folder / "report.html",
         title=f"Lung nodules, external validation on {about['external_validation']['data']}"
         if "external_validation" in about
         else f"Lung nodules, {split} split",
@@ -170,7 +173,7 @@ def judge(
         )
     )
     columns = (*COLUMNS, "probability", "first_stage", "nodule_probability", "malignancy")
-    _write_csv(workdir / SECOND_STAGE_MARKS, columns, rows)
+    _write_csv(results_of(workdir, split) / SECOND_STAGE_MARKS, columns, rows)
     return Judged(metrics, froc, first, [p for scan in scans for p in scan["pictures"]])
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shlex
 import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -96,7 +97,8 @@ def data_settings(proposal: Proposal, dataset: Dataset) -> dict[str, Any]:
 def prepare_again(dataset: Dataset, config_file: pathlib.Path, out: str) -> str:
     """The command that prepares a dataset's scans anew, with a plan's configuration; XML and FILE
     are those that it was prepared with."""
-    words = f"python -m lung_unet.prepare --config={config_file} --luna16=SCANS --out={out}"
+    config, out = shlex.quote(f"--config={config_file}"), shlex.quote(f"--out={out}")
+    words = f"python -m lung_unet.prepare {config} --luna16=SCANS {out}"
     read_from_xml = dataset.manifest["source"] != ImageFolder.kind  # which has labels of its own
     if dataset.manifest["counts"]["scans_with_outlines"] and read_from_xml:
         words += " --lidc_xml=XML"
@@ -114,7 +116,8 @@ def config_text(proposal: Proposal, data: dict[str, Any], title: str, reasons: l
     lines += [line for reason in reasons for line in wrapper.wrap(reason)]
     settings = {f"data.{key}": value for key, value in data.items()} | proposal.settings()
     body = "\n".join(f"    config.{key} = {_literal(v)}" for key, v in settings.items())
-    docstring = "\n".join(lines)
+    docstring = "\n".join(lines).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    docstring = docstring.encode("utf-8", "backslashreplace").decode()  # names that are no UTF-8
     return f'''"""{docstring}
 """
 
@@ -131,7 +134,10 @@ def get_config() -> ConfigDict:
 
 
 def _literal(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    if not isinstance(value, str):
+        return repr(value)
+    text = json.dumps(value, ensure_ascii=False)  # in double quotes, as in the other files
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def times(sizes: Iterable[float]) -> str:

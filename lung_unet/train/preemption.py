@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 import signal
 import socket
 import threading
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 import jax
 from jax.experimental.multihost_utils import reached_preemption_sync_point
 
+from lung_unet.command import stop_preempted
 from lung_unet.parallel.distributed import stop_all
 
 _asked = itertools.count(1)  # all processes ask equally often, so this is a clock they share
@@ -25,13 +25,15 @@ class Preemption:
     Where jax.distributed runs, JAX answers the signal: it has all processes see `requested` at the
     same call, so they must all make the same calls, and an exit has to wait for one. Where only one
     process works and the others wait for it, they are `alone`: whichever gets the signal, all exit.
+    Where jax.distributed begins within it, the signal is left to JAX from then on.
     """
 
     def __init__(self, alone: bool = False) -> None:
         self._received = threading.Event()
         self._held = False
         self._lock = threading.Lock()
-        self._distributed = jax.distributed.is_initialized() and not alone
+        self._joined = jax.distributed.is_initialized()
+        self._distributed = self._joined and not alone
 
     def __enter__(self) -> "Preemption":
         if not self._distributed:
@@ -49,7 +51,8 @@ class Preemption:
     def __exit__(self, *_) -> None:
         if not self._distributed:
             signal.set_wakeup_fd(self._old_descriptor)
-            signal.signal(signal.SIGTERM, self._old_handler)
+            if jax.distributed.is_initialized() == self._joined:  # else the handler is JAX's now
+                signal.signal(signal.SIGTERM, self._old_handler)
             self._theirs.close()  # which ends the watcher
             self._watcher.join()
             self._ours.close()
@@ -60,7 +63,9 @@ class Preemption:
                 with self._lock:
                     self._received.set()
                     if not self._held:
-                        leave()
+                        if self._joined:  # else there are no others, or they are not met yet
+                            stop_all()
+                        stop_preempted()
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
@@ -79,11 +84,3 @@ class Preemption:
         if self._distributed and not told and reached_preemption_sync_point(next(_asked)):
             self._received.set()  # JAX says so once
         return self._received.is_set()
-
-
-def leave() -> None:
-    """Ends the process with code 0, from any thread, and all others of its job."""
-    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
-        print("preempted: nothing to save; run the same command again to go on", flush=True)
-    stop_all()
-    os._exit(0)

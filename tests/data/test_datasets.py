@@ -94,3 +94,41 @@ def test_a_phantom_that_was_interrupted_is_not_there(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         build_phantom(tmp_path / "phantom", 3)
     assert not list(tmp_path.iterdir())
+
+
+# --- Scans that are gone --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+def test_scans_that_were_prepared_need_not_be_there(config, luna16, tmp_path, left, capsys):
+    scans = pathlib.Path(shutil.copytree(luna16, tmp_path / "scans"))
+    config.data.dir = str(scans)
+    before = open_dataset(config.data, tmp_path / "run")
+    shutil.rmtree(scans)
+    if left == "an empty folder":  # that nothing is mounted on
+        scans.mkdir()
+    for make in (True, False):
+        assert open_dataset(config.data, tmp_path / "run", make).identity == before.identity
+        assert f"{scans} is not there" in capsys.readouterr().out
+    config.data.spacing_mm = 3.0
+    with pytest.raises(InputError, match="was prepared with spacing_mm = 4"):
+        open_dataset(config.data, tmp_path / "run")
+
+
+def test_what_was_prepared_from_other_scans_is_not_taken_for_these(config, luna16, tmp_path):
+    config.data.dir = str(luna16)
+    open_dataset(config.data, tmp_path / "run")
+    config.data.dir = str(tmp_path / "a slip of the pen")
+    saying = rf"a slip of the pen: no such folder; .*{tmp_path}/run/data, which was prepared before"
+    with pytest.raises(InputError, match=saying):
+        open_dataset(config.data, tmp_path / "run")
+
+
+def test_a_phantom_that_is_gone_is_not_built_again(config, luna16, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.phantom, "build", lambda out, scans: shutil.copytree(luna16, out))
+    config.data.dir = ""
+    before = open_dataset(config.data, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "phantom")
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    assert open_dataset(config.data, moved).identity == before.identity
+    assert not (moved / "phantom").exists()

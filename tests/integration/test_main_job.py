@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from lung_unet.data.images import grid_of, write_image
 from lung_unet.data.scan import Grid
+from lung_unet.files import LOCK, held
 from lung_unet.train.writer import read_rows
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -51,13 +52,58 @@ def test_the_same_command_again_resumes_and_changes_nothing(run, tiny, luna16, t
     assert (losses(workdir), (workdir / "metrics.json").read_text()) == before
 
 
-def test_evaluate_scores_any_split(run, trained):
-    workdir, _ = trained
-    before = (workdir / "metrics.json").read_text()
-    run("evaluate", f"--workdir={workdir}", "--split=validation")
-    assert json.loads((workdir / "metrics.json").read_text())["split"] == "validation"
+def test_evaluate_scores_any_split_and_replaces_no_other(run, trained, tmp_path):
+    workdir = shutil.copytree(trained[0], tmp_path / "run")
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    for split in ("validation", "train"):
+        told = run("evaluate", f"--workdir={workdir}", f"--split={split}").stdout
+        metrics = json.loads((workdir / split / "metrics.json").read_text())
+        assert metrics["split"] == split and f"{workdir}/{split}/report.html" in told
+        names = {p.name for p in (workdir / split).iterdir()}
+        assert names >= {"report.html", "scans.csv", "nodules.csv", "candidates.csv", "froc"}
+    assert {p: p.read_bytes() for p in before} == before
     run("evaluate", f"--workdir={workdir}")
-    assert (workdir / "metrics.json").read_text() == before
+    assert (workdir / "metrics.json").read_bytes() == before[workdir / "metrics.json"]
+
+
+def test_a_workdir_that_is_trained_in_is_evaluated_elsewhere(run, trained, tmp_path):
+    workdir, _ = trained
+    before = (workdir / "finished.json").stat().st_mtime_ns
+    with held(workdir / LOCK):
+        process = run("evaluate", f"--workdir={workdir}", fails=True)
+        assert f"error: {workdir}: another process" in process.stderr
+        run("evaluate", f"--workdir={workdir}", f"--output={tmp_path / 'out'}")
+    assert (tmp_path / "out" / "metrics.json").exists()
+    assert not (tmp_path / "out" / "finished.json").exists()
+    assert (workdir / "finished.json").stat().st_mtime_ns == before
+
+
+def test_a_workdir_copied_with_its_scans_goes_on(run, tiny, luna16, trained, tmp_path):
+    """As by cp -r after a scratch purge: other folders, other times, the same bytes."""
+    scans = shutil.copytree(luna16, tmp_path / "scans", copy_function=shutil.copy)
+    workdir = shutil.copytree(trained[0], tmp_path / "run", copy_function=shutil.copy)
+    shards = {p: p.stat().st_mtime_ns for p in (workdir / "data").glob("subset*/*")}
+    main = ("main", *tiny, f"--workdir={workdir}")
+    told = run(*main, f"--config.data.dir={scans}", "--config.train.steps=6").stdout
+    assert "resuming from step 4" in told and max(losses(workdir)) == 6
+    assert json.loads((workdir / "finished.json").read_text()) == {"steps": 6}
+    assert {p: p.stat().st_mtime_ns for p in shards} == shards
+
+    changed = scans / "annotations.csv"
+    whole = changed.read_text()
+    changed.write_text(whole.replace("20.0", "12.0", 1))
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    process = run(*main, f"--config.data.dir={scans}", "--config.train.steps=8", fails=True)
+    assert "(1 of its scans" in process.stderr and "1.2.0" in process.stderr
+    assert f"--config.data.dir={workdir}/data" in process.stderr
+    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
+    run(*main, f"--config.data.dir={workdir}/data", "--config.train.steps=8")
+
+    shutil.rmtree(scans)
+    told = run(*main, f"--config.data.dir={scans}", "--config.train.steps=9").stdout
+    assert f"{scans} is not there" in told and max(losses(workdir)) == 9
+    moved = workdir.rename(tmp_path / "moved")
+    run("evaluate", f"--workdir={moved}", "--split=validation")
 
 
 def test_killed_while_scoring_and_run_again_leaves_the_same_files(run, trained):

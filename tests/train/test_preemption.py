@@ -1,6 +1,7 @@
 """SIGTERM ends a process at once with code 0, or is kept until the state is saved."""
 
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -61,7 +62,7 @@ def test_a_process_deep_in_a_library_ends_at_once():
 def left(monkeypatch) -> list:
     """One entry for each time that the process would have ended."""
     left: list = []
-    monkeypatch.setattr(preemption, "leave", lambda: left.append(True))
+    monkeypatch.setattr(preemption, "stop_preempted", lambda: left.append(True))
     return left
 
 
@@ -122,3 +123,28 @@ def test_with_jax_distributed_all_are_told_at_the_same_call_and_stay_told():
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert outputs[0] == outputs[1] and outputs[0].endswith(" True\n")
     assert [process.returncode for process in processes] == [0, 0]
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_that_waits_for_the_others_of_its_job_ends_with_code_0(process, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    job = {"COORDINATOR": f"localhost:{port}", "PROCESSES": "2", "PROCESS_ID": str(process)}
+    program = (
+        "import sys, runpy\nfrom lung_unet.parallel import distributed\n"
+        "join = distributed._join\n"
+        "distributed._join = lambda *a: (print('joining', flush=True), join(*a))[1]\n"
+        f"sys.argv = ['main', '--workdir={tmp_path}/run', '--config.timeout_s=300']\n"
+        "runpy.run_module('lung_unet.main', run_name='__main__')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, encoding="utf-8",
+        env=os.environ | {f"LUNG_UNET_{name}": value for name, value in job.items()},
+        cwd=pathlib.Path(__file__).parents[2],
+    ) as waiting:  # fmt: skip
+        assert waiting.stdout.readline() == "joining\n"
+        time.sleep(2)  # within jax.distributed.initialize
+        waiting.send_signal(signal.SIGTERM)
+        output, _ = waiting.communicate(timeout=120)
+    assert waiting.returncode == 0 and "run the same command" in output
