@@ -105,7 +105,7 @@ def test_interrupted_and_run_again_equals_undisturbed(score, oracle, config, dat
 
     with pytest.raises(Killed):
         score(dies, disturbed, "train")
-    assert not (disturbed / "metrics.json").exists()
+    assert not (disturbed / "train" / "metrics.json").exists()
     again = oracle()
     score(again, disturbed, "train")
     assert again.calls == 1
@@ -115,7 +115,7 @@ def test_interrupted_and_run_again_equals_undisturbed(score, oracle, config, dat
 def test_who_finds_metrics_finds_the_report_that_belongs_to_them(score, tmp_path, monkeypatch):
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     score(workdir=undisturbed)
-    score(workdir=disturbed, split="validation")
+    score(workdir=disturbed)  # the evaluation before
 
     def dies(*_, **__):
         raise KeyboardInterrupt
@@ -126,8 +126,16 @@ def test_who_finds_metrics_finds_the_report_that_belongs_to_them(score, tmp_path
             score(workdir=disturbed)
     assert not (disturbed / "metrics.json").exists()
     score(workdir=disturbed)
-    shutil.rmtree(folder_of(disturbed, "validation"))
     assert results(disturbed) == results(undisturbed)
+
+
+def test_each_split_has_results_of_its_own(score, tmp_path):
+    score(workdir=tmp_path)
+    before = results(tmp_path)
+    metrics = score(workdir=tmp_path, split="validation")
+    assert json.loads((tmp_path / "validation" / "metrics.json").read_text()) == metrics
+    assert (tmp_path / "validation" / "report.html").exists()
+    assert before.items() <= results(tmp_path).items()
 
 
 def test_what_a_kill_left_half_written_is_no_scan(score, tmp_path):
