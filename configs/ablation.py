@@ -1,10 +1,12 @@
 """What each ingredient of the recipe is worth: the base, and the base with one thing changed.
 
     python -m lung_unet.ablation --config=configs/ablation.py --out=DIR
-        --train=LUNA16[,LUNA16…] --validation=LUNA16 --test=LUNA16
+        --patients=LUNA16,LUNA16,LUNA16[,LUNA16…]
 
-A change is what it sets in the configuration; one that sets nothing but `evaluation` is scored on
-the base's checkpoints. Plain data: nothing of the package is imported here.
+Each LUNA16 folder is one patient's scans, or one hospital's, and is tested on once. Or the split is
+fixed, by --train, --validation and --test. A change is what it sets in the configuration; one that
+sets nothing but `evaluation` is scored on the base's checkpoints. Plain data: nothing of the
+package is imported here.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +15,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.base = "configs/unet3d.py:smoke"
-    config.seeds = 3  # 0, 1, …
+    config.seeds = 1  # of each rotation: 0, 1, …; three, say, where the split is fixed
     config.overrides = ConfigDict()  # of all runs
     config.overrides.evaluation = {"overlap": 0.25}  # half of a run would be evaluation
     config.changes = ConfigDict({

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # lung_unet, nnU-Net and MONAI on the same scans, minutes and cores:
-#   launch/side_by_side.sh --luna16=DIR --out=DIR [--minutes=30] [flags of lung_unet.benchmark.peers]
+#   launch/side_by_side.sh --patients=DIR,DIR,DIR --out=DIR [--minutes=30] [flags of lung_unet.benchmark.peers]
+# Each DIR is a LUNA16 folder of other patients, so that none is in two splits; or --luna16=DIR.
 # Makes .venv, and .venv-peers for the peers unless PEERS_PYTHON names a Python that has them.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"

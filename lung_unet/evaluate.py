@@ -3,6 +3,7 @@
     python -m lung_unet.evaluate --workdir=DIR [--split=test] [--data=DIR] [--output=DIR]
                                  [--classifier=DIR]
     python -m lung_unet.evaluate --workdir=A,B,C --output=DIR [--split=test] [--data=DIR]
+    python -m lung_unet.evaluate --workdir=DIR --data=NEW --split=all --output=DIR
     python -m lung_unet.evaluate --gather FOLD0 FOLD1 … --output=DIR [--split=test]
     python -m lung_unet.evaluate --compare A B [--split=test] [--json=FILE]
 
@@ -23,8 +24,12 @@ Of several workdirs the probabilities are averaged, each network with its own wi
 intensities; their spacing, margin and truth must be the same. Runs of one fold (other seeds, other
 networks) are scored on its splits. Runs of several folds are scored on new scans: what is a test
 scan to one the others were trained on. --data=DIR names a prepared dataset of such scans, for one
-run too; its validation split chooses the thresholds, and a scan that a run was trained on is
-refused.
+run too; its validation split chooses the thresholds, and a scan that a run was trained or
+validated on, or another of its patient, is refused.
+
+--split=all is external validation: all scans of --data are scored, whatever their subsets, with the
+thresholds that the run chose on its own validation split. Those of several runs are where they were
+scored together before: --thresholds=DIR, as of predict.
 
 --gather takes the folders of scored folds, each a run's or an ensemble's, and scores all their
 scans together: LUNA16's cross-validation, with the FROC of the union of their marks.
@@ -45,7 +50,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from lung_unet import command
-from lung_unet.data.manifest import SPLITS, Dataset
+from lung_unet.data.manifest import ALL, SPLITS, Dataset
 from lung_unet.errors import InputError
 from lung_unet.files import LOCK, held, write_text
 from lung_unet.workdir import Run
@@ -56,7 +61,7 @@ if TYPE_CHECKING:
 USES = {  # of the flags, beside --split
     "compare": ("json",),
     "gather": ("output",),
-    "workdir": ("data", "output", "classifier"),
+    "workdir": ("data", "output", "classifier", "thresholds"),
 }
 
 
@@ -66,19 +71,26 @@ def evaluate(
     split: str,
     output: pathlib.Path,
     second: "SecondStage | None" = None,
+    thresholds: pathlib.Path | None = None,
 ) -> dict:
     """Scores the best checkpoint of a run, or the mean of several, on a split of a dataset, also
     with a second stage if one is given.
 
-    Writes to the output folder as `evaluate_split` does, and returns what metrics.json there holds.
+    The split "all" is an external validation: its thresholds are those that were chosen in the
+    folder `thresholds`, by default the workdir of a single run. Writes to the output folder as
+    `evaluate_split` does, and returns what metrics.json there holds.
     """
     from lung_unet.evaluation.resume import member
     from lung_unet.evaluation.split import evaluate_split
+    from lung_unet.external import external_validation
     from lung_unet.restore import restore_runs
 
     predictor, steps = restore_runs(runs)
     members = [member(run, step) for run, step in zip(runs, steps, strict=True)]
-    return evaluate_split(predictor, runs[0].config, dataset, split, output, members, second)
+    external = external_validation(runs, steps, dataset, thresholds) if split == ALL else None
+    return evaluate_split(
+        predictor, runs[0].config, dataset, split, output, members, second, external=external
+    )
 
 
 def print_metrics(metrics: dict) -> None:
@@ -95,7 +107,12 @@ def print_metrics(metrics: dict) -> None:
         table.add_row(name, shown(value), f"{ends[0]:.3f} – {ends[1]:.3f}" if ends else "")
 
     steps = str(metrics["step"]).replace("[", "").replace("]", "")
-    table = Table(title=f"{metrics['split']} split, checkpoint of step {steps}")
+    external = metrics.get("external_validation")
+    what = f"external validation on {external['data']}" if external else f"{metrics['split']} split"
+    table = Table(
+        title=f"{what}, checkpoint of step {steps}",
+        caption=f"intervals over resamples of the {metrics['resampled']}",
+    )
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
@@ -112,6 +129,8 @@ def print_metrics(metrics: dict) -> None:
         if isinstance(value, int | float | None):
             row(f"second stage, {name}", value, second["intervals"].get(name))
     Console().print(table)
+    for line in external["said"] if external else ():
+        print(line)
 
 
 def _compare(first: str, rest: tuple[str, ...]) -> None:
@@ -162,8 +181,31 @@ def _evaluate() -> None:
         raise InputError(f"{output}: is the workdir of a run; choose another --output")
     classifier = flags.FLAGS.classifier
     second = open_second_stage(pathlib.Path(classifier), members[0]) if classifier else None
+    thresholds = flags.FLAGS.thresholds and pathlib.Path(flags.FLAGS.thresholds)
+    split = flags.FLAGS.split
+    if thresholds and split != ALL:
+        raise InputError(
+            f"--thresholds: is not used with --split={split}, whose dataset chooses them; leave it "
+            "out"
+        )
     with _alone_in(output):
-        _show(evaluate(members, dataset, flags.FLAGS.split, output, second), output)
+        _check_output(output, split)
+        _show(evaluate(members, dataset, split, output, second, thresholds), output)
+
+
+def _check_output(output: pathlib.Path, split: str) -> None:
+    """Returns where no external validation would replace a test split's results, nor the reverse.
+
+    Raises:
+      InputError: it would.
+    """
+    path = output / "metrics.json"
+    if split not in ("test", ALL) or not path.exists():
+        return
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        other = json.loads(path.read_text(encoding="utf-8"))["split"]
+        if (other == ALL) != (split == ALL):
+            raise InputError(f"{path}: is of --split={other}; choose another --output")
 
 
 @contextlib.contextmanager
@@ -206,11 +248,15 @@ def _mode() -> str:
 
 
 def _main(*rest: str) -> None:
-    if flags.FLAGS.split not in SPLITS:
-        raise InputError(f"--split={flags.FLAGS.split}: choose one of {', '.join(SPLITS)}")
+    if flags.FLAGS.split not in (*SPLITS, ALL):
+        raise InputError(f"--split={flags.FLAGS.split}: choose one of {', '.join((*SPLITS, ALL))}")
     mode = _mode()
     if mode == "compare":
         return _compare(flags.FLAGS.compare, rest)
+    if mode == "gather" and flags.FLAGS.split == ALL:
+        raise InputError(
+            f"--split={ALL}: is not used with --gather, which takes folds; leave it out"
+        )
     if mode == "gather":
         return _gather(flags.FLAGS.gather, rest)
     if rest:
@@ -220,12 +266,17 @@ def _main(*rest: str) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_multi_string("workdir", None, "Folder of a training run; several as A,B,C.")
-    flags.DEFINE_string("split", "test", f"One of {', '.join(SPLITS)}.")
+    flags.DEFINE_string(
+        "split", "test", f"One of {', '.join(SPLITS)}; or {ALL}: external validation on --data."
+    )
     flags.DEFINE_string(
         "data",
         None,
         "The prepared dataset, where it has moved since; or one of new scans, in three "
         "subsets or splits, whose validation split chooses the thresholds.",
+    )
+    flags.DEFINE_string(
+        "thresholds", None, f"Folder that several runs were scored in before, for --split={ALL}."
     )
     flags.DEFINE_string("classifier", None, "Folder of the second stage's training run.")
     flags.DEFINE_string("output", None, "Folder to write to, in place of the workdir.")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lung_unet.data.labels import agreement
-from lung_unet.data.manifest import Dataset
+from lung_unet.data.manifest import ALL, SPLITS, Dataset
 from lung_unet.data.shards import Settings
 from lung_unet.errors import InputError
 from lung_unet.workdir import Run, identity
@@ -47,12 +47,16 @@ def dataset_to_score(runs: Sequence[Run], folder: str | None, split: str) -> Dat
     or another one there of which no run has seen the scans.
 
     Of its own dataset a run may score any split, as it was made for its fold. Runs of several folds
-    have none in common: what one tests on the others were trained on.
+    have none in common: what one tests on the others were trained on. Every scan of another
+    dataset is its split "all", whatever its subsets; nothing is chosen on it.
 
     Raises:
-      InputError: a run was trained on scans that would be scored, or nobody can tell.
+      InputError: a run was trained on scans that would be scored, or chosen by them, or on others
+        of their patients, or nobody can tell.
     """
     first, *others = runs
+    if split == ALL:
+        return _all_new(runs, folder)
     fold = first.config.data.fold
     # Another dataset has no such fold: of its subsets the first is the test split.
     own = Dataset(folder or first.dataset, None)
@@ -74,12 +78,43 @@ def dataset_to_score(runs: Sequence[Run], folder: str | None, split: str) -> Dat
         )
     new = Dataset(folder, 0)
     for run in runs:
-        _check_new(run, new, split)
+        _check_new(run, new, ("validation", split))
     return new
 
 
-def _check_new(run: Run, dataset: Dataset, split: str) -> None:
-    """Returns where a run has not seen the scans of a dataset that is not its own."""
+def _all_new(runs: Sequence[Run], folder: str | None) -> Dataset:
+    if folder is None:
+        raise InputError(
+            f"--split={ALL}: scores every scan of a dataset that is new to the runs; give it as "
+            "--data"
+        )
+    new = Dataset(folder, None)
+    for run in runs:
+        if run.data == identity(new):
+            raise InputError(
+                f"{folder}: is what {run.workdir} was trained on; --split={ALL} scores datasets "
+                "that are new to it, of this one score --split=test"
+            )
+        _check_new(run, new, (ALL,))
+    return new
+
+
+def used(run: Run) -> dict[str, list[dict]]:
+    """The manifest's entries of the scans that a run was trained on, and that chose its checkpoint,
+    by their split.
+
+    Raises:
+      InputError: its dataset is not there any more, or has changed.
+    """
+    trained = Dataset(run.dataset, run.config.data.fold, shards=False)
+    if identity(trained) != run.data:
+        raise InputError(f"{run.dataset}: it is another version now")
+    return {split: trained.scans(split) for split in SPLITS}
+
+
+def _check_new(run: Run, dataset: Dataset, splits: Sequence[str]) -> None:
+    """Returns where a run has not seen the scans of a dataset that is not its own, nor others of
+    their patients; its test scans it has not seen."""
     # Of two keys, or of one and none, nobody can tell whether two scans are the same.
     one, two = (
         _geometry(settings) | {"pseudonym_key": settings.pseudonym_key}
@@ -92,24 +127,27 @@ def _check_new(run: Run, dataset: Dataset, split: str) -> None:
                 f"{run.workdir} with {two[name]!r}; prepare it alike"
             )
     try:
-        trained = Dataset(run.dataset, run.config.data.fold, shards=False)
-        if identity(trained) != run.data:
-            raise InputError("it is another version now")
+        own = used(run)
     except InputError as error:
         raise InputError(
             f"{run.dataset}: does not tell any more which scans {run.workdir} was trained on, so "
             f"whether those of {dataset.folder} are new to it ({error}); its manifest.json there "
             "would do"
         ) from error
-    seen = {name for entry in trained.scans("train") for name in _names(entry)}
-    for entry in (*dataset.scans("validation"), *dataset.scans(split)):
-        if seen.intersection(_names(entry)):
-            raise InputError(
-                f"{dataset.folder}: {run.workdir} was trained on its scan {entry['series_uid']}; "
-                "score scans that are new to it"
+    for seen, did in (("train", "trained"), ("validation", "validated")):
+        scans = {name for entry in own[seen] for name in scan_names(entry)}
+        patients = {entry["patient"] for entry in own[seen] if entry.get("patient")}
+        for entry in (entry for split in splits for entry in dataset.scans(split)):
+            whose = (
+                "" if scans.intersection(scan_names(entry)) else "another scan of the patient of "
             )
+            if whose == "" or entry.get("patient") in patients:
+                raise InputError(
+                    f"{dataset.folder}: {run.workdir} was {did} on {whose}its scan "
+                    f"{entry['series_uid']}; score scans that are new to it, of other patients"
+                )
 
 
-def _names(entry: dict) -> tuple[str, str]:
+def scan_names(entry: dict) -> tuple[str, str]:
     """What tells that a scan is the same one: its series, or its voxels under any name."""
     return entry["series_uid"], entry["voxels"]

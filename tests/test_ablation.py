@@ -3,6 +3,7 @@
 import json
 import pathlib
 import runpy
+import shutil
 
 import pytest
 from ml_collections import ConfigDict
@@ -139,6 +140,52 @@ def test_a_run_is_done_wherever_its_folder_is_and_however_it_ran(main, tmp_path)
     check_runs([moved], THESE)
 
 
+def test_each_rotation_is_a_fold_with_each_seed(tmp_path):
+    changes = {"soft": {"data": {"label": "soft"}}}
+    runs = plan(small(changes), tmp_path / "data", tmp_path, rotations=4)
+    assert [(r.change, *r.key) for r in runs] == [
+        (change, rotation, seed)
+        for seed in range(2) for rotation in range(4) for change in (BASE, "soft")
+    ]  # fmt: skip
+    for run in runs:
+        assert run.config.data.fold == run.rotation and run.config.seed == run.seed
+        assert f"--config.data.fold={run.rotation}" in run.flags
+        assert run.workdir.name == f"fold{run.rotation}_seed{run.seed}"
+        assert f"fold {run.rotation}, seed {run.seed}" in str(run)
+    assert len({run.workdir for run in runs}) == len(runs)
+    fixed = plan(small(changes), tmp_path / "data", tmp_path)
+    assert {r.workdir.name for r in fixed} == {"seed0", "seed1"}
+    assert {r.config.data.fold for r in fixed} == {0}
+    none = small(changes)
+    none.seeds = 0
+    with pytest.raises(InputError, match=r"config\.seeds = 0"):
+        plan(none, tmp_path, tmp_path, rotations=4)
+
+
+def test_each_rotation_of_a_change_of_evaluation_has_its_own_bases_checkpoints(
+    main, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ablation, "_write_table", lambda *_: "")
+    changes = {"mirrors": {"evaluation": {"mirror_axes": (0, 1, 2)}}}
+    runs = main.runs = plan(small(changes), tmp_path / "data", tmp_path, rotations=3)
+    bases = [run for run in runs if run.change == BASE]
+    for base in bases:
+        execute(base, base, "c.py")
+        (base.workdir / "checkpoints" / "weights").write_text(str(base.key))
+    assert not run_all(runs, "c.py", tmp_path)
+    for run in runs:
+        assert (run.workdir / "checkpoints" / "weights").read_text() == str(run.key)
+
+
+@pytest.mark.parametrize("key", ["fold", "dir"])
+def test_what_the_folders_say_is_refused_in_the_configuration_of_all_runs(key, tmp_path):
+    value = {"fold": 1, "dir": "elsewhere"}[key]
+    with pytest.raises(InputError, match=rf"base: sets data\.{key}, .*leave it out"):
+        plan(small({}, data={key: value}), tmp_path, tmp_path)
+    with pytest.raises(InputError, match="x: sets seed"):
+        plan(small({"x": {"seed": 3}}), tmp_path, tmp_path)
+
+
 def test_a_change_called_as_the_base_is_refused(tmp_path):
     with pytest.raises(InputError, match="base is what all are compared with"):
         plan(small({BASE: {"data": {"label": "soft"}}}), tmp_path, tmp_path)
@@ -191,6 +238,18 @@ def test_a_run_that_fails_is_told_and_the_others_are_done(main, tmp_path, capsys
     monkeypatch.setattr(ablation, "run_logged", stopped)
     with pytest.raises(Stopped):
         run_all(runs, "c.py", tmp_path)
+
+
+def test_scans_that_name_no_patient_are_told_in_the_table(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "data")
+    runs = plan(small({}), tmp_path / "data", tmp_path)
+    assert "4 of the 4 scans name no patient" in ablation._write_table(runs, tmp_path, ())
+    path = tmp_path / "data" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for entry, patient in zip(manifest["scans"], "PQRS", strict=True):
+        entry["patient"] = patient
+    path.write_text(json.dumps(manifest))
+    assert "name no patient" not in ablation._write_table(runs, tmp_path, ())
 
 
 def test_a_run_that_was_stopped_is_not_done(main, tmp_path):

@@ -33,7 +33,7 @@ def new_scans(prepared, tmp_path):
     Of the scans `keep` nothing is changed, of `renamed` all but the voxels.
     """
 
-    def make(name="new", keep=(), renamed=(), **settings):
+    def make(name="new", keep=(), renamed=(), patients=(), **settings):
         folder = shutil.copytree(prepared, tmp_path / name)
         manifest = json.loads((folder / NAME).read_text())
         manifest["settings"] |= settings
@@ -43,6 +43,8 @@ def new_scans(prepared, tmp_path):
                 entry["made_from"]["input"] = f"other {number}"
             if number not in (*keep, *renamed):
                 entry["voxels"] = f"other {number}"
+        for entry, patient in zip(manifest["scans"], patients, strict=False):
+            entry["patient"] = patient
         (folder / NAME).write_text(json.dumps(manifest))
         return folder
 
@@ -106,6 +108,55 @@ def test_a_scan_that_a_run_was_trained_on_is_refused(run, new_scans, scan, seen)
         return
     with pytest.raises(InputError, match=rf"b was trained on its scan 1\.2\.{scan};"):
         dataset_to_score(runs[1:], str(folder), "test")
+
+
+@pytest.mark.parametrize(("scan", "did"), [(0, "trained"), (1, "trained"), (3, "validated")])
+@pytest.mark.parametrize("split", ["test", "all"])
+def test_a_scan_that_trained_or_chose_is_refused_in_any_split(run, new_scans, scan, did, split):
+    """Run b trained on scans 0, 1, chose on 3 and tested on 2. `test` of the new dataset is 0, and
+    its validation split 1."""
+    folder, b = new_scans(keep=(scan,)), run("b", fold=2)
+    if split == "test" and scan > 1:  # it is in training there
+        dataset_to_score([b], str(folder), split)
+        return
+    with pytest.raises(InputError, match=rf"b was {did} on its scan 1\.2\.{scan};"):
+        dataset_to_score([b], str(folder), split)
+
+
+def test_every_scan_of_a_new_dataset_is_one_split(run, prepared, new_scans):
+    dataset = dataset_to_score([run("a"), run("b", fold=3)], str(new_scans()), "all")
+    assert dataset.fold is None and len(dataset.scans("all")) == 4
+    with pytest.raises(InputError, match=r"is what .*a was trained on"):
+        dataset_to_score([run("a")], str(prepared), "all")
+    with pytest.raises(InputError, match="give it as --data"):
+        dataset_to_score([run("a")], None, "all")
+
+
+def test_a_scan_of_a_subset_of_no_split_can_be_validated_on(run, new_scans):
+    """A test scan of the run is new to it, and two scans leave splits empty."""
+    folder = new_scans(keep=(2,))
+    manifest = json.loads((folder / NAME).read_text())
+    manifest["scans"] = manifest["scans"][2:]
+    (folder / NAME).write_text(json.dumps(manifest))
+    dataset = dataset_to_score([run("b", fold=2)], str(folder), "all")
+    assert [e["series_uid"] for e in dataset.scans("all")] == ["1.2.2", "9.3"]
+
+
+@pytest.mark.parametrize(("patient", "did"), [("P0", "trained"), ("P3", "validated"), ("P2", "")])
+@pytest.mark.parametrize("split", ["test", "all"])
+def test_another_scan_of_a_patient_that_trained_or_chose_is_refused(
+    run, shrunk_config, new_scans, tmp_path, patient, did, split
+):
+    own = new_scans("own", keep=range(4), patients=["P0", "P1", "P2", "P3"])
+    config = shrunk_config()
+    config.data.fold = 2
+    claim(tmp_path / "b", config, Dataset(own, 2))
+    folder = str(new_scans(patients=[patient]))  # of its test scan
+    if not did:
+        dataset_to_score([load(tmp_path / "b")], folder, split)
+        return
+    with pytest.raises(InputError, match=rf"b was {did} on another scan of the patient of .*9\.0;"):
+        dataset_to_score([load(tmp_path / "b")], folder, split)
 
 
 def test_a_scan_under_another_name_and_in_other_files_is_the_same(run, new_scans):

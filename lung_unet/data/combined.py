@@ -1,6 +1,8 @@
-"""LUNA16 folders as one, each folder a split: a LUNA16 folder of hard links, for `prepare` to read.
+"""LUNA16 folders as one: a LUNA16 folder of hard links, for `prepare` to read.
 
-Its fold 0 tests on subset0, validates on subset1 and trains on subset2.
+Either each folder is given its split: fold 0 tests on subset0, validates on subset1 and trains on
+subset2. Or each folder is a subset of its own, one patient's scans or one hospital's: fold k tests
+on folder k, validates on the next and trains on the others. No patient is in two splits.
 """
 
 import csv
@@ -13,11 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from lung_unet.data.luna16 import Luna16
 from lung_unet.data.manifest import SPLITS, split_subsets
 from lung_unet.data.metaimage import data_file
-from lung_unet.data.tables import COLUMNS, Mark
+from lung_unet.data.tables import COLUMNS, Mark, read_rows
 from lung_unet.errors import InputError
 from lung_unet.files import OURS, make_anew, write_text
 
 SUBSETS = {split: subsets[0] for split, subsets in split_subsets([0, 1, 2], 0).items()}
+MOST = 10  # subset0..9
 
 
 def combine(
@@ -25,46 +28,102 @@ def combine(
     out: pathlib.Path,
     lidc_xml: str | pathlib.Path | None = None,
 ) -> None:
-    """Makes `out` a LUNA16 folder of all scans of the folders of each split.
+    """Makes `out`, anew, a LUNA16 folder of all scans of the folders of each split.
 
     `lidc_xml` is the folder of the readers' XML; without it, a folder's own lidc_xml/ if there.
 
     Raises:
       InputError: a split without a folder, a folder that is no LUNA16 folder, a series in two of
-        them or a patient in two splits, or `out` is not of an earlier call.
+        them, a patient or an implanted nodule's outline in two splits, or `out` is not of an
+        earlier call.
     """
     for split in SPLITS:
         if not folders.get(split):
             raise InputError(f"the {split} split has no folder of scans; give --{split}=DIR")
+    _combine(
+        [(SUBSETS[split], root) for split in folders for root in folders[split]], out, lidc_xml
+    )
+
+
+def combine_patients(
+    folders: Sequence[pathlib.Path],
+    out: pathlib.Path,
+    lidc_xml: str | pathlib.Path | None = None,
+) -> None:
+    """Makes `out`, anew, a LUNA16 folder of which subset k holds the scans of folder k.
+
+    Raises:
+      InputError: fewer than three folders or more than ten, a folder that is no LUNA16 folder, a
+        series or a patient in two of them, or `out` is not of an earlier call.
+    """
+    if not len(SPLITS) <= len(folders) <= MOST:
+        raise InputError(
+            f"--patients names {len(folders)} folder(s); give {len(SPLITS)} to {MOST}, each of "
+            "another patient or hospital: one is tested on, one chooses, the others train"
+        )
+    _combine(list(enumerate(folders)), out, lidc_xml)
+
+
+def _combine(
+    folders: Sequence[tuple[int, pathlib.Path]],
+    out: pathlib.Path,
+    lidc_xml: str | pathlib.Path | None,
+) -> None:
+    """`folders` are (subset, LUNA16 folder)."""
     links: dict[pathlib.Path, pathlib.Path] = {}
-    owner: dict[str, tuple[str, pathlib.Path]] = {}
+    scan_in: dict[str, pathlib.Path] = {}
+    patient_in: dict[str, tuple[int, pathlib.Path]] = {}
+    drawn_in: dict[str, tuple[int, pathlib.Path]] = {}
     included, excluded, patients = [], [], []
-    for split, roots in folders.items():
-        for root in roots:
-            source = Luna16(root, lidc_xml)
-            for uid, header in source.paths.items():
-                for name in (uid, source.patients.get(uid, uid)):
-                    before = owner.setdefault(name, (split, root))
-                    if before[0] != split or (name == uid and before[1] != root):
-                        raise InputError(
-                            f"{root}: series {uid}, or its patient, is also in {before[1]}; "
-                            "remove one"
-                        )
-                lungs = root / "seg-lungs-LUNA16" / header.name
-                for path in {header, data_file(header)}:
-                    links[out / f"subset{SUBSETS[split]}" / path.name] = path
-                for path in {lungs, data_file(lungs)} if lungs.is_file() else ():
-                    links[out / lungs.parent.name / path.name] = path
-                for number, xml in enumerate(source.outlines.get(uid, [])):
-                    links[out / "lidc_xml" / f"{uid}.{number}.xml"] = xml
-                included += source.annotations.get(uid, [])
-                excluded += source.excluded.get(uid, [])
-                if uid in source.patients:
-                    patients.append((uid, source.patients[uid]))
+    for subset, root in folders:
+        source = Luna16(root, lidc_xml)
+        for uid, header in source.paths.items():
+            if uid in scan_in:
+                raise InputError(f"{root}: series {uid} is also in {scan_in[uid]}; remove one")
+            scan_in[uid] = root
+            if uid in source.patients:
+                number, other = patient_in.setdefault(source.patients[uid], (subset, root))
+                if number != subset:
+                    raise InputError(
+                        f"{root}: series {uid}, or its patient, is also in {other}; no patient may "
+                        "be in two splits, so put both into one"
+                    )
+                patients.append((uid, source.patients[uid]))
+            lungs = root / "seg-lungs-LUNA16" / header.name
+            for path in {header, data_file(header)}:
+                links[out / f"subset{subset}" / path.name] = path
+            for path in {lungs, data_file(lungs)} if lungs.is_file() else ():
+                links[out / lungs.parent.name / path.name] = path
+            for number, xml in enumerate(source.outlines.get(uid, [])):
+                links[out / "lidc_xml" / f"{uid}.{number}.xml"] = xml
+            included += source.annotations.get(uid, [])
+            excluded += source.excluded.get(uid, [])
+        for uid in sorted(_seen_in(root) | source.paths.keys()):
+            number, other = drawn_in.setdefault(uid, (subset, root))
+            if number != subset:
+                raise InputError(
+                    f"{root}: the CT or outlines of series {uid} are also in {other}, of another "
+                    "split; implant with disjoint --outlines and CTs, or remove one"
+                )
+        unknown = len(source.paths.keys() - source.patients.keys())
+        if unknown:
+            print(
+                f"{root}: {unknown} of its {len(source.paths)} scans name no patient (patients.csv)"
+                "; that no other folder holds scans of theirs is taken as given"
+            )
     _link_all(out, links)
     _write(out / "annotations.csv", (*COLUMNS, "diameter_mm"), map(_row, included))
     _write(out / "annotations_excluded.csv", (*COLUMNS, "diameter_mm"), map(_row, excluded))
     _write(out / "patients.csv", ("seriesuid", "patient"), patients)
+
+
+def _seen_in(root: pathlib.Path) -> set[str]:
+    """The series whose CT, or whose nodules' outlines, scans of lung_unet.implant show."""
+    seen = set()
+    for name, column in (("scans.csv", "ct_seriesuid"), ("implants.csv", "outline_seriesuid")):
+        if (root / name).is_file():
+            seen |= {row[column] for _, row in read_rows(root / name, (column,))}
+    return seen
 
 
 def _link_all(out: pathlib.Path, links: Mapping[pathlib.Path, pathlib.Path]) -> None:

@@ -2,6 +2,7 @@
 
 ANY/FOLDERS/BELOW/*.dcm      each CT series whole in one folder, with others or alone
 ANY/FOLDERS/BELOW/*.xml      LIDC-IDRI's readings, here or in a folder of their own
+patients.csv                 (optional) columns seriesuid and patient, where PatientID does not tell
 
 Of DICOM, geometry, HU, series UID and a pseudonym of the patient are used, and nothing else.
 What is no CT, is no whole volume, or was not read is left out, and `notes` says so: LIDC-IDRI has
@@ -28,7 +29,7 @@ from lung_unet.data.dicom_series import (
 )
 from lung_unet.data.hounsfield import hounsfield
 from lung_unet.data.lungs import scan_with_lungs
-from lung_unet.data.patients import subset_of
+from lung_unet.data.patients import listed, subset_of
 from lung_unet.data.scan import Scan
 from lung_unet.data.scan_files import ScanFiles
 from lung_unet.data.spheres import ignored
@@ -117,6 +118,7 @@ class Dicom:
                 "LIDC-IDRI's series, and that of the XML files as --lidc_xml"
             )
         self.files = dict(sorted(self.files.items()))
+        self.patients |= listed(self.root, self.files)
         self.subsets = {uid: subset_of(self.patients[uid]) for uid in self.files}
         self.absent = sorted(self.outlines.keys() - seen.keys())
         if self.absent:

@@ -6,6 +6,7 @@ labels/NAME.nii.gz   of the same name and grid, any of these formats, whole numb
 lungs/NAME.nii.gz    (optional) above 0 in the lungs
 splits.csv           columns name, split (train, validation or test) and, if known, patient and
                      nodules, their number
+patients.csv         (optional) columns seriesuid (the name) and patient, in place of that column
 
 Names are stored with what is made of the scans: choose some that identify nobody. What of a label
 is one nodule, `label_volume` says. A scan whose label has 255 alone needs a 0 in column nodules.
@@ -21,7 +22,7 @@ from lung_unet.data.hounsfield import hounsfield
 from lung_unet.data.images import data_files, read_image
 from lung_unet.data.label_volume import findings_of, read_labels, read_mask, remarks
 from lung_unet.data.lungs import LEFT, scan_with_lungs
-from lung_unet.data.patients import patient_key
+from lung_unet.data.patients import check_apart, listed, patient_key
 from lung_unet.data.scan import Scan
 from lung_unet.data.scan_files import ScanFiles
 from lung_unet.data.tables import read_rows, scan_name
@@ -73,6 +74,17 @@ class ImageFolder:
         for split, subset in SUBSETS.items():
             if subset not in self.subsets.values():
                 raise InputError(f"{splits}: no scan is in the {split} split; give it one")
+        self._add_patients(splits)
+
+    def _add_patients(self, splits: pathlib.Path) -> None:
+        """Those of patients.csv, as of a LUNA16 folder."""
+        for name, patient in listed(self.root, self.paths).items():
+            if self.patients.setdefault(name, patient) != patient:
+                raise InputError(
+                    f"{self.root / 'patients.csv'}: {name} is of another patient in {splits.name}; "
+                    "correct one of them"
+                )
+        check_apart(splits, self.subsets, self.patients)
 
     @property
     def outlines(self) -> dict[str, pathlib.Path]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from lung_unet import __version__
 from lung_unet.data.image_folder import ImageFolder
+from lung_unet.data.patients import check_apart
 from lung_unet.data.shards import FORMAT, KINDS, MANIFEST, Settings
 from lung_unet.data.source import Source
 from lung_unet.errors import InputError
@@ -13,6 +14,7 @@ from lung_unet.files import write_text
 
 NAME = MANIFEST
 SPLITS = ("train", "validation", "test")
+ALL = "all"  # the only split of a dataset that was opened without a fold
 
 
 def split_subsets(subsets: list[int], fold: int) -> dict[str, list[int]]:
@@ -94,7 +96,8 @@ class Dataset:
     `shards` it need only be the manifest, and nothing can be read.
 
     Raises:
-      InputError: no or broken manifest, one of another version, a shard missing or cut short.
+      InputError: no or broken manifest, one of another version, a patient in two splits, a shard
+        missing or cut short.
     """
 
     def __init__(self, folder: str | pathlib.Path, fold: int | None = 0, shards: bool = True):
@@ -136,7 +139,7 @@ class Dataset:
                 f"config.data.fold = {fold}: {self.folder} has the split of its splits.csv alone; "
                 "choose 0"
             )
-        self.splits = {"all": self.subsets} if fold is None else split_subsets(self.subsets, fold)
+        self.splits = {ALL: self.subsets} if fold is None else self._split(fold)
         for shard, expected, _ in files if shards else ():
             size = shard.stat().st_size if shard.is_file() else None
             if size != expected:
@@ -145,6 +148,24 @@ class Dataset:
                     f"{shard}: {found}, {expected} expected; run prepare again, which rewrites "
                     "only what is broken"
                 )
+
+    def _split(self, fold: int) -> dict[str, list[int]]:
+        """The subsets of each split, no patient and no scan, under two names, in two."""
+        scans = {e["series_uid"]: e["subset"] for e in self.manifest["scans"]}
+        patients = {e["series_uid"]: e.get("patient") for e in self.manifest["scans"]}
+        known = set(patients.values())
+        if 0 < len(known) < len(SPLITS) and None not in known:
+            raise InputError(
+                f"{self.folder}: its {len(scans)} scans are of {len(known)} patient(s), and no "
+                f"patient may be in two splits; {', '.join(SPLITS)} need scans of three"
+            )
+        splits = split_subsets(self.subsets, fold)
+        split_of = {subset: split for split, subsets in splits.items() for subset in subsets}
+        in_split = {uid: split_of[subset] for uid, subset in scans.items()}
+        check_apart(self.folder, in_split, patients)
+        voxels = {e["series_uid"]: e.get("voxels") for e in self.manifest["scans"]}
+        check_apart(self.folder, in_split, voxels, "the same voxels")
+        return splits
 
     def scans(self, split: str) -> list[dict]:
         """The manifest's entries of one split, never empty."""

@@ -4,6 +4,7 @@ import collections
 import hashlib
 import pathlib
 import re
+from collections.abc import Collection, Hashable, Mapping
 
 from lung_unet.data.tables import read_rows, scan_name
 from lung_unet.errors import InputError
@@ -41,6 +42,39 @@ def read_patients(path: pathlib.Path) -> dict[str, str]:
                 "correct one of them"
             )
     return patients
+
+
+def listed(root: pathlib.Path, names: Collection[str]) -> dict[str, str]:
+    """What a folder's own patients.csv, if there is one, says of scans of these names.
+
+    Raises:
+      InputError: as `read_patients`.
+    """
+    path = root / "patients.csv"
+    patients = read_patients(path) if path.is_file() else {}
+    return {name: patient for name, patient in patients.items() if name in names}
+
+
+def check_apart(
+    place: pathlib.Path,
+    splits: Mapping[str, Hashable],
+    patients: Mapping[str, str | None],
+    same: str = "of the same patient",
+) -> None:
+    """Returns where no patient has scans in two splits; both mappings are by scan. What scans of
+    one value have in common, `same` says.
+
+    Raises:
+      InputError: one has; it names `place` and both scans.
+    """
+    first: dict[str, str] = {}
+    for name in splits:
+        patient = patients.get(name)
+        other = first.setdefault(patient, name) if patient else name
+        if splits[other] != splits[name]:
+            raise InputError(
+                f"{place}: {other} and {name} are {same}, but in two splits; put both into one"
+            )
 
 
 def subset_of(key: str) -> int:

@@ -64,7 +64,7 @@ def plot_froc(figure: Figure, froc: Froc, theme: dict[str, str]) -> None:
         axes.plot(FPS_PER_SCAN, sensitivity[COARSE], "o", color=theme["1"], clip_on=False)
     if len(froc.resamples):
         band = interval(froc.resamples)
-        label = f"95 % of {len(froc.resamples)} resamples of the scans"
+        label = f"95 % of {len(froc.resamples)} resamples"
         axes.fill_between(
             FINE_RATES, band["lower"], band["upper"], color=theme["1"], alpha=0.2, lw=0, label=label
         )

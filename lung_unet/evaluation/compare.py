@@ -10,7 +10,14 @@ from rich.table import Table
 from lung_unet.errors import InputError
 from lung_unet.evaluation import candidates, scoring
 from lung_unet.evaluation.resume import scored_split
-from lung_unet.evaluation.summary import Samples, Values, bounds, froc_of, measure
+from lung_unet.evaluation.summary import (
+    Samples,
+    Values,
+    bounds,
+    froc_of,
+    measure,
+    resampled,
+)
 
 SEGMENTATION = "CPM and sensitivities are of the segmentation's marks, whatever a second stage says"
 SAME = ("data", "fold", "readers")  # of the settings: what was scored against what
@@ -24,15 +31,16 @@ class Measured:
     samples: Samples
     scans: int
     nodules: int
+    resampled: str  # "patients" or "scans"
     by_segmentation: bool  # whether it ranks the marks, though a second stage decides on the mask
 
 
 def compare(a: pathlib.Path, b: pathlib.Path, split: str) -> dict[str, Any]:
     """Each metric of run `a` and run `b`, their difference a − b, and its 95 % interval.
 
-    The interval is over resamples of the scans, the same for both runs, so that what makes a scan
-    hard for both does not widen it. What only a nodule that was found has (its HD95, say) counts
-    where both runs have it. None is what is not defined.
+    The interval is over resamples of the scans, or the patients (`resampled`), the same for both
+    runs, so that what makes a scan hard for both does not widen it. What only a nodule that was
+    found has (its HD95, say) counts where both runs have it. None is what is not defined.
 
     Raises:
       InputError: a workdir whose split is not scored whole, or runs on different data or splits,
@@ -52,11 +60,31 @@ def compare(a: pathlib.Path, b: pathlib.Path, split: str) -> dict[str, Any]:
         }
     note = SEGMENTATION if first.by_segmentation or second.by_segmentation else ""
     return {"a": str(a), "b": str(b), "split": split, "scans": first.scans,
-            "nodules": first.nodules, "note": note, "metrics": rows}  # fmt: skip
+            "nodules": first.nodules, "resampled": first.resampled, "note": note,
+            "metrics": rows}  # fmt: skip
 
 
 def measure_both(a: pathlib.Path, b: pathlib.Path, split: str) -> tuple[Measured, Measured]:
     """What both runs reached on the scans that both scored; resample i drew the same scans in both.
+
+    Raises:
+      InputError: as `compare`.
+    """
+
+    def measured(scans: list[dict], settings: dict) -> Measured:
+        nodules = sum(len(scan["nodules"]) for scan in scans)
+        alone = "second_stage" in settings and "marks" not in settings
+        by = resampled(scans)
+        return Measured(*measure(scans, froc_of(scans)), len(scans), nodules, by, alone)
+
+    one, other = paired_scans(a, b, split)
+    return measured(*one), measured(*other)
+
+
+def paired_scans(
+    a: pathlib.Path, b: pathlib.Path, split: str
+) -> tuple[tuple[list[dict], dict], tuple[list[dict], dict]]:
+    """(scans, settings) of each run: the scans that both scored, in one order, with what both have.
 
     Raises:
       InputError: as `compare`.
@@ -83,14 +111,12 @@ def measure_both(a: pathlib.Path, b: pathlib.Path, split: str) -> tuple[Measured
     both = sorted(first.keys() & second.keys())
     if not both:
         raise InputError(f"{a} and {b}: no scan of the {split} split was scored in both")
-
-    def measured(scored: dict[str, dict], other: dict[str, dict], settings: dict) -> Measured:
-        scans = [_both_measured(scored[uid], other[uid]) for uid in both]
-        nodules = sum(len(scan["nodules"]) for scan in scans)
-        alone = "second_stage" in settings and "marks" not in settings
-        return Measured(*measure(scans, froc_of(scans)), len(scans), nodules, alone)
-
-    return measured(first, second, settings), measured(second, first, others)
+    pairs = [(first[uid], second[uid]) for uid in both]
+    patients = [{"patient": a.get("patient") or b.get("patient")} for a, b in pairs]
+    return (
+        ([_both_measured(*p) | own for p, own in zip(pairs, patients, strict=True)], settings),
+        ([_both_measured(*p[::-1]) | own for p, own in zip(pairs, patients, strict=True)], others),
+    )
 
 
 def _both_measured(scan: dict, other: dict) -> dict:
@@ -114,7 +140,8 @@ def print_comparison(comparison: dict[str, Any]) -> None:
     table = Table(
         title=f"{comparison['split']} split, {comparison['scans']} scans with "
         f"{comparison['nodules']} nodules",
-        caption="* the interval of the difference, over resamples of the scans, leaves out 0",
+        caption=f"* the interval of the difference, over resamples of the "
+        f"{comparison['resampled']}, leaves out 0",
     )
     for column in ("metric", "A", "B", "A − B", "95 % interval", ""):
         table.add_column(column, justify="left" if column == "metric" else "right")

@@ -81,8 +81,10 @@ def evaluate_marks(
     excluded: Sequence[np.ndarray],
     bootstrap: int = 0,
     seed: int = 0,
+    clusters: np.ndarray | None = None,
 ) -> Froc:
-    """The FROC of some scans' marks, with `bootstrap` resamples of the scans.
+    """The FROC of some scans' marks, with `bootstrap` resamples of the scans, or of their clusters
+    (the number of each scan's, from 0).
 
     Each argument holds one array (n, 4) a scan, n = 0 included: a world position z, y, x in mm,
     then a mark's score (finite) or a finding's diameter in mm (negative where unknown). `excluded`
@@ -92,10 +94,9 @@ def evaluate_marks(
     matches = [match(*scan) for scan in zip(marks, nodules, excluded, strict=True)]
     counts = np.array([len(scan) for scan in nodules])
     events = _sort(matches)
-    rng = np.random.default_rng(seed)
     resamples = []
-    for _ in range(bootstrap):
-        weights = np.bincount(rng.integers(len(counts), size=len(counts)), minlength=len(counts))
+    own = np.arange(len(counts)) if clusters is None else clusters
+    for weights in draws(own, bootstrap, seed):
         if weights @ counts:
             resamples.append(np.interp(FINE_RATES, *_curve(events, counts, weights)))
     return Froc(
@@ -108,6 +109,19 @@ def evaluate_marks(
         curve=_curve(events, counts, np.ones_like(counts)),
         resamples=np.reshape(resamples, (-1, len(FINE_RATES))),
     )
+
+
+def draws(clusters: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """int (resamples, scans): how often each resample of the clusters draws each scan.
+
+    `clusters` holds the number of each scan's cluster, 0 to n - 1: a resample draws n of them, with
+    all their scans (Field & Welsh 2007, the cluster bootstrap).
+    """
+    rng = np.random.default_rng(seed)
+    count = int(clusters.max(initial=-1)) + 1
+    drawn = (rng.integers(count, size=count) for _ in range(resamples))
+    weights = [np.bincount(own, minlength=count)[clusters] for own in drawn]
+    return np.reshape(np.array(weights, int), (resamples, len(clusters)))
 
 
 def finding_rows(findings: Sequence[Finding]) -> tuple[list[list[float]], list[list[float]]]:

@@ -91,6 +91,14 @@ def operating_point(
     )
 
 
+def chosen_on(folder: pathlib.Path) -> tuple[str | None, set[str]]:
+    """(identity of the dataset, series UIDs) that the thresholds kept in a folder were chosen on;
+    None where none are kept."""
+    stored = _stored(folder)
+    scans = {path.stem for path in (folder / "evaluation" / "operating_point").glob("[!.]*.json")}
+    return (stored[1].get("data"), scans) if stored else (None, set())
+
+
 def _in_order(members: Sequence[dict]) -> list[dict]:
     """The members in one order, as their mean has none."""
     return sorted(members, key=lambda own: json.dumps(own, sort_keys=True))

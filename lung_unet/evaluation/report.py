@@ -39,7 +39,7 @@ from lung_unet.files import atomic_path, write_text
 
 ELSEWHERE = (
     "intervals", "froc", "calibration", "strata", "thresholds", "split", "step", "folds",
-    "second_stage",
+    "second_stage", "external_validation", "resampled", "intervals_by_scan",
 )  # fmt: skip
 HEADLINES = ("nodule_dice", "cpm", "cpm_of_both_stages", "found", "false_positives_per_scan")
 SCANS = (
@@ -90,7 +90,9 @@ def write_report(
     points = [row for row in curves if any(is_finite(row.get(key)) for key in keys)]
     pair = chart("dice_by_diameter.png", plot_dice, dots, (5.6, 5.2), figures)
     pair += table(_columns(_by_dice(named), NODULES), linked)
+    external = metrics.get("external_validation")
     sections = {
+        **({"Validation": _validation(external)} if external else {}),
         "Scores": _metrics(metrics),
         "Detection": _detection(metrics, froc, figures),
         **({"Classifier": second_stage_report.section(judged, figures)} if judged else {}),
@@ -111,6 +113,11 @@ def write_report(
         if old.name not in figures:
             old.unlink(missing_ok=True)
     write_text(path, page(title, sections))
+
+
+def _validation(external: dict[str, Any]) -> str:
+    """What an external validation may claim, a paragraph each."""
+    return "".join(f"<p>{escape(line)}</p>" for line in external["said"])
 
 
 def _by_dice(rows: Rows) -> Rows:
@@ -152,7 +159,8 @@ def _metrics(metrics: dict[str, Any]) -> str:
         rows += f'<tr><td>{label(key)}</td><td class="number">{value}</td>'
         rows += f'<td class="number ends">{ends}</td><td class="why">{why}</td></tr>'
     note = (
-        "<p>In grey the 95 % interval over resamples of the scans, where they differ.</p>"
+        f"<p>In grey the 95 % interval over resamples of the {metrics.get('resampled', 'scans')}, "
+        "where they differ.</p>"
         if intervals.get("dice")
         else ""
     )

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lung_unet.command import frozen
 from lung_unet.data.labels import agreement
-from lung_unet.data.manifest import Dataset
+from lung_unet.data.manifest import ALL, Dataset
 from lung_unet.data.records import ScanRecord
 from lung_unet.data.shard_reader import scan_records
 from lung_unet.errors import InputError
@@ -68,8 +68,8 @@ def folder_of(workdir: pathlib.Path, split: str) -> pathlib.Path:
 
 def results_of(workdir: pathlib.Path, split: str) -> pathlib.Path:
     """Where metrics, tables and report of a split go: those of the test split lie in the workdir
-    itself, and no other split replaces them."""
-    return workdir if split == "test" else workdir / split
+    itself, and no other split replaces them. An external validation has a folder of its own."""
+    return workdir if split in ("test", ALL) else workdir / split
 
 
 def each_scan(

@@ -20,7 +20,7 @@ from lung_unet.evaluation.froc import (
     evaluate_marks,
     within,
 )
-from lung_unet.evaluation.summary import RESAMPLES, bounds
+from lung_unet.evaluation.summary import RESAMPLES, bounds, clusters, resampled
 from lung_unet.train.ranking import auc, average_precision, malignancy_scores
 
 WEIGHTS = tuple(np.linspace(0, 1, 11).round(1).tolist())
@@ -64,7 +64,8 @@ def froc_at(scans: list[dict], weight: float | None, bootstrap: int = 0) -> Froc
     nodules, excluded = (
         [np.reshape(scan[kind], (-1, 4)) for scan in scans] for kind in ("nodules", "excluded")
     )
-    return evaluate_marks(rows_of(scans, weight), nodules, excluded, bootstrap)
+    own = clusters(scans, resampled(scans))
+    return evaluate_marks(rows_of(scans, weight), nodules, excluded, bootstrap, clusters=own)
 
 
 def best_weight(scans: list[dict]) -> tuple[float, float | None]:

@@ -17,6 +17,7 @@ from lung_unet.data.records import ScanRecord
 from lung_unet.data.tables import COLUMNS
 from lung_unet.evaluation.charts import Rows
 from lung_unet.evaluation.ensemble import Predict
+from lung_unet.evaluation.external import External
 from lung_unet.evaluation.judge import SecondStage
 from lung_unet.evaluation.operating_point import OperatingPoint, choose, given_thresholds
 from lung_unet.evaluation.pictures import Picture
@@ -43,6 +44,7 @@ def evaluate_split(
     second: SecondStage | None = None,
     view: Callable[[ScanRecord], ScanRecord] = lambda record: record,
     about: dict[str, str] | None = None,
+    external: External | None = None,
 ) -> dict:
     """Scores every scan of a split and writes all that lung_unet.evaluate writes: to the workdir,
     or of another split than test to a folder of the split's name in it.
@@ -53,9 +55,14 @@ def evaluate_split(
     depends on, each with the `step` of a checkpoint. One that works on another grid than the
     dataset's is given the volume of the record that `view` returns. What the report says `about`
     the model is by default `about_model`. With a second stage, both decide what is a finding of the
-    mask, and metrics and report also have what it makes of the marks.
+    mask, and metrics and report also have what it makes of the marks. With `external`, the scans
+    are of an external validation: nothing is chosen on them.
     """
-    point = choose(predictor, config, dataset, workdir, members, view)
+    if external:
+        point = external.point
+    else:
+        point = choose(predictor, config, dataset, workdir, members, view)
+    patients = {e["series_uid"]: e.get("patient") for e in dataset.scans(split)}
     settings = made_with(config, dataset, members) | {"point": vars(point), "version": VERSION}
     if second:
         second = second.beside(members, point)
@@ -65,21 +72,29 @@ def evaluate_split(
         split,
         folder_of(workdir, split),
         settings,
-        lambda record: score_scan(predictor, config, view(record), point, second),
+        lambda record: (
+            score_scan(predictor, config, view(record), point, second)
+            | {"patient": patients[record.series_uid]}
+        ),
         "evaluate",
     )
-    made = {
+    # what was stored before patients were known names none
+    scored = [scan | {"patient": patients[scan["series_uid"]]} for scan in scored]
+    made: dict[str, Any] = {
         "thresholds": vars(point),
         "split": split,
         "step": one_or_all([m["step"] for m in members]),
     }
+    if external:
+        made["external_validation"] = external.to_json()
     judged = judge(second, dataset, split, scored, workdir, settings) if second else None
     return write_results(
         workdir,
         split,
         scored,
         made | ({"second_stage": judged.metrics} if judged else {}),
-        (about or about_model(config, dataset, members)) | facts(config, dataset, point, second),
+        (about or about_model(config, dataset, members))
+        | facts(config, dataset, point, second, external),
         read_rows(workdir / JSONL),
         judged,
     )
@@ -119,7 +134,9 @@ def write_results(
         (folder / SECOND_STAGE_MARKS).unlink(missing_ok=True)  # of an evaluation before
     write_report(
         folder / "report.html",
-        title=f"Lung nodules, {split} split",
+        title=f"Lung nodules, external validation on {about['external_validation']['data']}"
+        if "external_validation" in about
+        else f"Lung nodules, {split} split",
         metrics=metrics,
         scans=scans,
         nodules=nodules,
@@ -144,6 +161,7 @@ def judge(
     """What the second stage makes of the marks of scored scans; writes SECOND_STAGE_MARKS."""
     folder = folder_of(workdir, f"second_stage_{split}")
     scans = second.judge_split(dataset, split, scored, folder, settings, pictures=True)
+    scans = [own | {"patient": s["patient"]} for own, s in zip(scans, scored, strict=True)]
     metrics, froc, first = measure(scans, second.weight)
     metrics["finding_threshold"] = second.finding_threshold
     assert first is not None  # each of these marks has a probability
@@ -194,7 +212,7 @@ def about_model(config: ConfigDict, dataset: Dataset, members: Sequence[dict]) -
         "Patch": " × ".join(map(str, config.data.patch)),
         "Channels": " ".join(map(str, config.model.channels)),
         "Checkpoint": f"step {steps} of {config.train.steps}",
-        "Fold, seed": f"{dataset.fold}, {config.seed}",
+        "Fold, seed": f"{config.data.fold}, {config.seed}",
     }
     used = min(config.mesh.data * config.mesh.space, jax.local_device_count())
     if len(members) > 1:
@@ -220,10 +238,17 @@ def truth_told(dataset: Dataset, readers: int) -> str:
 
 
 def facts(
-    config: ConfigDict, dataset: Dataset, point: OperatingPoint, second: SecondStage | None
+    config: ConfigDict,
+    dataset: Dataset,
+    point: OperatingPoint,
+    second: SecondStage | None,
+    external: External | None = None,
 ) -> dict[str, str]:
     """What a reader of the report wants to know of how it was scored."""
     counts = dataset.manifest["counts"]
+    chosen = external.thresholds if external else (
+        f"chosen on {len(dataset.scans('validation'))} validation scans"
+    )  # fmt: skip
     limit = f"above {point.finding_threshold:g}"
     if second and second.finding_threshold is not None:
         limit = f"that both stages score above {second.finding_threshold:.3g}"
@@ -232,7 +257,7 @@ def facts(
         "Truth": truth_told(dataset, agreement(config.data)),
         "Mask": f"probability above {point.threshold:g} in regions {limit}, from "
         f"{point.min_diameter_mm:g} mm",
-        "Thresholds": f"chosen on {len(dataset.scans('validation'))} validation scans"
+        "Thresholds": chosen
         + (f"; given: {', '.join(given)}" if (given := given_thresholds(config)) else ""),
         **({"Second stage": f"step {second.settings['step']}"} if second else {}),
         "FROC's marks": f"all regions above {point.threshold:g}, and fainter ones above "

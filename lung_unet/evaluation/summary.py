@@ -1,15 +1,24 @@
-"""Metrics of many scans, with 95 % intervals over resamples of the scans.
+"""Metrics of many scans, with 95 % intervals over resamples of the patients or the scans.
 
 A metric is a sum over scans by another sum over scans, or comes of the FROC; so all of a resample
 follows from how often it draws each scan. Two runs on the same scans draw the same resamples.
+A patient with several scans is drawn with all of them, since these are alike.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lung_unet.evaluation.calibration import expected_calibration_error
-from lung_unet.evaluation.froc import COARSE, FPS_PER_SCAN, Froc, evaluate_marks, interval
+from lung_unet.evaluation.froc import (
+    COARSE,
+    FPS_PER_SCAN,
+    Froc,
+    draws,
+    evaluate_marks,
+    interval,
+)
 
 RESAMPLES = 1000
 VOXEL_METRICS = ("dice", "precision", "recall", "f1", "iou")
@@ -21,37 +30,89 @@ Values = dict[str, float | None]
 Samples = dict[str, np.ndarray]  # (resamples,) of each metric, NaN where not defined
 
 
-def froc_of(scans: list[dict]) -> Froc:
-    """The FROC of scans as `score_scan` gives them, resampled where there are several."""
-    return _froc(scans, bootstrap=RESAMPLES if len(scans) > 1 else 0)
+def resampled(scans: Sequence[dict]) -> str:
+    """What a resample draws: "patients" where one has several scans and there are others, else
+    "scans". A scan that names no "patient" is taken for the only one of its own."""
+    patients = [scan.get("patient") or scan["series_uid"] for scan in scans]
+    return "patients" if 1 < len(set(patients)) < len(patients) else "scans"
 
 
-def _froc(scans: list[dict], of_mask: bool = False, bootstrap: int = 0) -> Froc:
+def clusters(scans: Sequence[dict], by: str) -> np.ndarray:
+    """The number of what a resample draws each scan with, "patients" or "scans"."""
+    if by == "scans":
+        return np.arange(len(scans))
+    numbers: dict[str, int] = {}
+    names = (scan.get("patient") or scan["series_uid"] for scan in scans)
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], int)
+
+
+def froc_of(scans: list[dict], by: str | None = None, seed: int = 0) -> Froc:
+    """The FROC of scans as `score_scan` gives them, resampled where there are several, `by`
+    patients or scans: by default as `resampled` says."""
+    own = clusters(scans, by or resampled(scans))
+    return _froc(scans, False, RESAMPLES if len(scans) > 1 else 0, seed, own)
+
+
+def _froc(
+    scans: list[dict],
+    of_mask: bool = False,
+    bootstrap: int = 0,
+    seed: int = 0,
+    own: np.ndarray | None = None,
+) -> Froc:
     """The FROC of all marks, or of those alone that are in the mask."""
     marks, nodules, excluded = (
         [np.reshape(scan[k], (-1, 4)) for scan in scans] for k in ("marks", "included", "excluded")
     )
     if of_mask:
         marks = [m[s["in_mask"]] for m, s in zip(marks, scans, strict=True)]
-    return evaluate_marks(marks, nodules, excluded, bootstrap)
+    return evaluate_marks(marks, nodules, excluded, bootstrap, seed, own)
 
 
-def measure(scans: list[dict], froc: Froc) -> tuple[Values, Samples]:
-    """Each metric by its name, None where not defined, and of resamples of the scans."""
-    ratios = _ratios(scans)
+def measure(scans: list[dict], froc: Froc, by: str | None = None) -> tuple[Values, Samples]:
+    """Each metric by its name, None where not defined, and of resamples, as `froc_of`'s."""
+    values, samples = _measure_ratios(scans, _draws(scans, by))
+    own, resamples = _measure_froc(froc)
+    return values | own, samples | resamples
+
+
+def measure_rotations(rotations: Sequence[list[dict]]) -> tuple[Values, Samples]:
+    """As `measure`, of scans that several models were tested on, each on those of its rotation.
+
+    What is counted is that of all scans together. CPM and sensitivities are the mean of those of
+    the rotations that have nodules: the models' probabilities do not rank each other's marks. A
+    resample draws within each rotation, so that the rotations themselves stay.
+    """
+    weights = np.hstack([_draws(own, seed=number) for number, own in enumerate(rotations)])
+    values, samples = _measure_ratios([scan for own in rotations for scan in own], weights)
+    frocs = [_measure_froc(froc_of(own, seed=number)) for number, own in enumerate(rotations)]
+    known = [(own, drawn) for own, drawn in frocs if own["cpm"] is not None]
+    for name in frocs[0][0]:
+        values[name] = float(np.mean([own[name] for own, _ in known])) if known else None
+        # One scan is not resampled; without the resamples that drew no nodule, some have fewer.
+        count = min((len(drawn[name]) for _, drawn in known if len(drawn[name])), default=0)
+        parts = [drawn[name][:count] if len(drawn[name]) else np.full(count, own[name])
+                 for own, drawn in known]  # fmt: skip
+        samples[name] = np.mean(parts, 0) if parts else np.empty(0)
+    return values, samples
+
+
+def _measure_ratios(scans: list[dict], weights: np.ndarray) -> tuple[Values, Samples]:
     values: Values = {}
     samples: Samples = {}
-    weights = _draws(len(scans))
-    for name, (part, whole) in ratios.items():
+    for name, (part, whole) in _ratios(scans).items():
         values[name] = float(part.sum() / whole.sum()) if whole.any() else None
         with np.errstate(invalid="ignore", divide="ignore"):
             samples[name] = (weights @ part) / (weights @ whole)
+    return values, samples
+
+
+def _measure_froc(froc: Froc) -> tuple[Values, Samples]:
     names = ["cpm", *(SENSITIVITY.format(rate) for rate in FPS_PER_SCAN)]
     coarse = froc.resamples[:, COARSE]
     columns = np.column_stack([coarse.mean(1), coarse]).T
-    values |= dict(zip(names, [froc.cpm, *froc.sensitivity], strict=True))
-    samples |= dict(zip(names, columns, strict=True))
-    return values, samples
+    values = dict(zip(names, [froc.cpm, *froc.sensitivity], strict=True))
+    return values, dict(zip(names, columns, strict=True))
 
 
 def _ratios(scans: list[dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -83,11 +144,9 @@ def _ratios(scans: list[dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return ratios
 
 
-def _draws(scans: int) -> np.ndarray:
-    """(RESAMPLES, scans): how often each resample draws each scan."""
-    rng = np.random.default_rng(0)
-    drawn = (rng.integers(scans, size=scans) for _ in range(RESAMPLES))
-    return np.stack([np.bincount(d, minlength=scans) for d in drawn]).astype(float)
+def _draws(scans: Sequence[dict], by: str | None = None, seed: int = 0) -> np.ndarray:
+    """float (RESAMPLES, scans): how often each resample draws each scan."""
+    return draws(clusters(scans, by or resampled(scans)), RESAMPLES, seed).astype(float)
 
 
 def bounds(samples: np.ndarray) -> list[float] | None:
@@ -109,10 +168,16 @@ def summarise(scans: list[dict], froc: Froc) -> dict[str, Any]:
 
     `intervals` are [lower, upper], None where all resamples agree: that a resample of scans without
     false positives has none either says nothing of other scans, and one scan alone cannot be
-    resampled. What FROC
+    resampled. They are over resamples of what `resampled` says; where that is patients,
+    `intervals_by_scan` are those of the scans. `patients` counts those that are known. What FROC
     makes of the marks that are in the mask is its `at_threshold`.
     """
     values, samples = measure(scans, froc)
+    by = resampled(scans)
+    by_scan = {}
+    if by == "patients":
+        others = measure(scans, froc_of(scans, "scans"), "scans")[1]
+        by_scan = {"intervals_by_scan": _nested({k: _told(own) for k, own in others.items()})}
     intervals = {name: _told(own) if len(scans) > 1 else None for name, own in samples.items()}
     bins = np.sum([scan["calibration"] for scan in scans], 0)
     voxels, probability, true = bins.tolist()
@@ -121,6 +186,7 @@ def summarise(scans: list[dict], froc: Froc) -> dict[str, Any]:
     return {
         **_nested(values),
         "scans": len(scans),
+        "patients": len({scan["patient"] for scan in scans if scan.get("patient")}) or None,
         "nodules": sum(len(scan["nodules"]) for scan in scans),
         "froc": {
             **{k: counts[k] for k in counts if k.startswith(("true_", "false_", "ignored_"))},
@@ -135,7 +201,9 @@ def summarise(scans: list[dict], froc: Froc) -> dict[str, Any]:
             "probability": [p / n if n else None for p, n in zip(probability, voxels, strict=True)],
             "nodule": [t / n if n else None for t, n in zip(true, voxels, strict=True)],
         },
+        "resampled": by,
         "intervals": _nested(intervals),
+        **by_scan,
     }
 
 

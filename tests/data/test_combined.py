@@ -5,9 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
-from lung_unet.data.combined import combine
+from lung_unet.data.combined import combine, combine_patients
 from lung_unet.data.luna16 import Luna16
 from lung_unet.data.manifest import split_subsets
+from lung_unet.data.patients import patient_key
 from lung_unet.errors import InputError
 
 
@@ -66,3 +67,48 @@ def test_a_scan_or_a_patient_in_two_splits_is_refused(folders, tmp_path):
         combine(splits, tmp_path / "out")
     with pytest.raises(InputError, match="--test=DIR"):
         combine({"train": folders[:1], "validation": folders[1:2]}, tmp_path / "out")
+
+
+def test_each_folder_of_a_patient_is_a_subset_and_each_fold_tests_on_the_next(folders, tmp_path):
+    for number, folder in enumerate(folders):  # each lists its patient for scans of others too
+        (folder / "patients.csv").write_text(f"seriesuid,patient\n1.2.{number},P{number}\n")
+    combine_patients(folders, tmp_path / "out")
+    combined = Luna16(tmp_path / "out")
+    assert combined.subsets == {f"1.2.{number}": number for number in range(4)}
+    assert combined.patients == {f"1.2.{n}": patient_key(f"P{n}") for n in range(4)}
+    for fold in range(4):
+        splits = split_subsets(list(combined.subsets.values()), fold)
+        assert splits["test"] == [fold] and splits["validation"] == [(fold + 1) % 4]
+
+
+def test_folders_that_are_not_of_different_patients_are_refused(folders, tmp_path, capsys):
+    combine_patients(folders, tmp_path / "out")
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 4 and all("1 of its 1 scans name no patient" in line for line in told)
+    for folder, number in zip(folders[1:], range(1, 4), strict=True):
+        (folder / "patients.csv").write_text(f"seriesuid,patient\n1.2.{number},P{number % 2}\n")
+    with pytest.raises(
+        InputError, match=r"set3: series 1\.2\.3, or its patient, is also in .*set1"
+    ):
+        combine_patients(folders, tmp_path / "out")
+    with pytest.raises(InputError, match=r"1\.2\.0 is also in"):
+        combine_patients([*folders[:3], folders[0]], tmp_path / "out")
+    for few in (folders[:2], folders * 3):
+        with pytest.raises(InputError, match=rf"--patients names {len(few)} folder"):
+            combine_patients(few, tmp_path / "out")
+
+
+def test_an_outline_implanted_into_scans_of_two_splits_is_refused(folders, tmp_path):
+    for folder in (folders[0], folders[2]):
+        (folder / "implants.csv").write_text("seriesuid,outline_seriesuid\n1.2.0,7.7\n")
+    splits = {"train": folders[::2], "validation": folders[1:2], "test": folders[3:]}
+    combine(splits, tmp_path / "out")
+    with pytest.raises(InputError, match=r"outlines of series 7\.7 are also in"):
+        combine_patients(folders, tmp_path / "out")
+
+
+def test_a_patient_may_be_in_two_folders_of_one_split(folders, tmp_path):
+    for number in range(2):
+        (folders[number] / "patients.csv").write_text(f"seriesuid,patient\n1.2.{number},one\n")
+    combine({"train": folders[:2], "validation": folders[2:3], "test": folders[3:]}, tmp_path / "o")
+    assert len(set(Luna16(tmp_path / "o").patients.values())) == 1

@@ -227,6 +227,16 @@ def test_without_a_patient_id_the_study_is_the_patient(tmp_path, write_series, w
     assert patients["1.2.1"] == patients["1.2.2"] != patients["1.2.3"]
 
 
+def test_patients_csv_joins_what_patient_ids_do_not(folder):
+    source = Dicom(folder)
+    other = next(uid for uid in source.files if source.patients[uid] != source.patients["1.2.0"])
+    (folder / "patients.csv").write_text(f"seriesuid,patient\n1.2.0,P\n{other},P\n9.9,P\n")
+    joined = Dicom(folder)
+    assert joined.patients["1.2.0"] == joined.patients[other] == patient_key("P")
+    assert joined.subsets["1.2.0"] == joined.subsets[other] == subset_of(patient_key("P"))
+    assert joined.patients.keys() == source.patients.keys()
+
+
 @pytest.fixture(scope="module")
 def command(lidc_idri, tmp_path_factory) -> tuple[pathlib.Path, str]:
     """The folder that the command prepared, and what it printed."""

@@ -271,6 +271,19 @@ def test_patients_are_keys_and_may_be_unknown(folder):
     assert ImageFolder(folder).patients == {}
 
 
+def test_patients_csv_names_patients_too(folder):
+    """As beside a LUNA16 folder: whoever makes scans of one CT says so there."""
+    splits, listing = folder / "splits.csv", folder / "patients.csv"
+    splits.write_text("name,split\n" + "".join(f"{n},{s}\n" for n, s in SPLIT.items()))
+    listing.write_text("seriesuid,patient\nanna,P\nnobody,P\ndora,P\n")
+    assert SPLIT["anna"] == SPLIT["dora"]
+    assert ImageFolder(folder).patients == dict.fromkeys(("anna", "dora"), patient_key("P"))
+    listing.write_text("seriesuid,patient\nanna,P\ncarl,P\n")
+    refused(folder, "anna and carl are of the same patient, but in two splits")
+    splits.write_text("name,split,patient\n" + "".join(f"{n},{s},{n}\n" for n, s in SPLIT.items()))
+    refused(folder, r"patients\.csv: anna is of another patient in splits\.csv")
+
+
 def test_fold_0_is_the_split_and_there_is_no_other(folder, settings, tmp_path):
     out = tmp_path / "out"
     manifest = prepare(folder, out, settings, workers=2)
@@ -310,7 +323,8 @@ def test_the_content_changes_with_each_input_and_no_other(folder):
 def test_names_in_splits_are_read_as_people_write_them(folder):
     (folder / "splits.csv").write_text(
         "Name;Split;Patient\nanna.nii.gz ;Train;a\nimages/bert.mhd;VALIDATION;b\n\ncarl;test;c\n"
-        "dora\u00a0;train;d;;\n"
+        "dora\u00a0;train;d;;\n",
+        encoding="utf-8",
     )
     source = ImageFolder(folder)
     assert source.subsets == {"anna": 2, "bert": 1, "carl": 0, "dora": 2}

@@ -129,8 +129,8 @@ def test_header_of_absurd_size_is_refused_before_memory_is_asked_for(tmp_path):
 
 def test_real_ct(real_data):
     ((uid, slices),) = series_in((real_data / "chest_ct_dicom").iterdir()).items()
-    array, grid = read_volume(slices, real_data)
-    assert grid.shape == (64, 512, 512)
+    array, grid, warnings = read_volume(slices, real_data)
+    assert grid.shape == (64, 512, 512) and warnings == ()
     np.testing.assert_allclose(grid.spacing_mm, [5, 0.841796875, 0.841796875])
     np.testing.assert_allclose(grid.direction, np.eye(3))
     hu = hounsfield(array, uid)

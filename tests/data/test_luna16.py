@@ -437,7 +437,8 @@ def test_spheres_instead_of_outlines(folder, make_scan):
 def test_rows_are_of_the_scan_however_its_name_is_written(folder, change):
     table = folder / "annotations.csv"
     head, *rows = table.read_text().splitlines()
-    table.write_text("\n".join([head, *(r.replace(",", change, 1) for r in rows)]) + "\n")
+    text = "\n".join([head, *(r.replace(",", change, 1) for r in rows)])
+    table.write_text(text + "\n", encoding="utf-8")
     source = Luna16(folder)
     assert source.rows["annotations.csv"] == {"rows": 4, "matched": 4, "left": 0}
     assert len(source.read(UID).findings) == 1
@@ -492,6 +493,6 @@ def test_what_lies_outside_the_scan_is_counted(folder, make_scan):
     at = tuple(int(v) for v in np.rint(grid.to_voxel(centre)))
     write_xml(folder / "lidc_xml" / "a.xml", UID, grid, *[[at, (99, *at[1:])]] * 3)
     append(folder / "annotations_excluded.csv", row(UID, [*centre, 900.0, 0, 0], -1))
-    outlines, rows = Luna16(folder).read(UID).warnings
+    outlines, rows, lungs = Luna16(folder).read(UID).warnings
     assert outlines.startswith("9 of 18 outlines")
-    assert rows.startswith("1 of 1 excluded findings")
+    assert rows.startswith("1 of 1 excluded findings") and "lung" in lungs

@@ -120,6 +120,42 @@ def test_scans_in_fewer_than_three_subsets(done):
         refused(done, "train, validation and test need scans in at least three of subset0..9")
 
 
+@pytest.mark.parametrize(
+    ("patients", "saying"),
+    [
+        (("P", "Q", "R", "P"), r"1\.2\.0 and 1\.2\.3 are of the same patient, but in two splits"),
+        (("P", "P", "P", "P"), r"its 4 scans are of 1 patient\(s\)"),
+        (("P", "Q", "Q", "P"), r"its 4 scans are of 2 patient\(s\)"),
+        (("P", None, None, "P"), "but in two splits"),
+    ],
+)
+def test_a_patient_in_two_splits_is_refused_as_no_prepare_leaves_it(done, patients, saying):
+    manifest = json.loads((done / "manifest.json").read_text())
+    for entry, patient in zip(manifest["scans"], patients, strict=True):
+        entry["patient"] = patient
+    (done / "manifest.json").write_text(json.dumps(manifest))
+    refused(done, saying)
+    assert len(Dataset(done, None).scans("all")) == 4  # as a whole, there is no split
+
+
+def test_a_scan_under_two_names_in_two_splits_is_refused(done):
+    manifest = json.loads((done / "manifest.json").read_text())
+    first, *_, last = manifest["scans"]
+    last["voxels"] = first["voxels"]
+    (done / "manifest.json").write_text(json.dumps(manifest))
+    refused(done, r"1\.2\.0 and 1\.2\.3 are the same voxels, but in two splits")
+
+
+def test_a_patient_may_have_scans_in_two_subsets_of_one_split(done):
+    manifest = json.loads((done / "manifest.json").read_text())
+    for entry, patient in zip(manifest["scans"], "PQRR", strict=True):
+        entry["patient"] = patient
+    (done / "manifest.json").write_text(json.dumps(manifest))
+    assert len(Dataset(done).scans("train")) == 2
+    for fold in (1, 2, 3):
+        refused(done, "but in two splits", fold)
+
+
 def test_no_manifest(tmp_path):
     refused(tmp_path, "has no manifest.json; make it with python -m lung_unet.prepare")
     refused(tmp_path / "none", "has no manifest.json")

@@ -79,3 +79,30 @@ def test_resamples_that_define_nothing_are_left_out():
     assert 0 < np.isnan(samples["nodule_dice"]).sum() < RESAMPLES
     assert bounds(samples["nodule_dice"]) is not None
     assert samples.keys() == values.keys()
+
+
+def test_scans_of_one_patient_are_resampled_together():
+    """Each patient's scans copied four times, metrics are no surer than with one scan each."""
+    once = [scan(i) | {"patient": f"P{i}"} for i in range(8)]
+    copies = [scan(i) | {"patient": f"P{i}", "series_uid": f"{i}.{k}"} for i in range(8)
+              for k in range(4)]  # fmt: skip
+    one, four = (summarise(scans, froc_of(scans)) for scans in (once, copies))
+    assert (one["resampled"], one["patients"]) == ("scans", 8) and "intervals_by_scan" not in one
+    assert (four["resampled"], four["patients"]) == ("patients", 8)
+    for name in ("dice", "nodule_dice", "cpm", "false_positives_per_scan"):
+        assert four[name] == pytest.approx(one[name])
+        assert four["intervals"][name] == pytest.approx(one["intervals"][name])
+        surer = np.ptp(four["intervals_by_scan"][name])
+        assert surer < 0.75 * np.ptp(four["intervals"][name]), name
+
+
+@pytest.mark.parametrize(
+    ("patients", "by"),
+    [("PPPP", "scans"), ("PQRS", "scans"), ("PPQR", "patients"), ((None,) * 4, "scans"),
+     (("P", "P", None, None), "patients")],
+)  # fmt: skip
+def test_patients_are_resampled_where_that_means_something(patients, by):
+    scans = [scan(i) | {"patient": patient} for i, patient in enumerate(patients)]
+    metrics = summarise(scans, froc_of(scans))
+    assert metrics["resampled"] == by
+    assert metrics["patients"] == (len(set(patients) - {None}) or None)

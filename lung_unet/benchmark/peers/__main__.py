@@ -1,9 +1,13 @@
 """lung_unet, nnU-Net and MONAI side by side: same scans, same minutes, same cores, same scoring.
 
-    python -m lung_unet.benchmark.peers --luna16=DIR [--lidc_xml=DIR] --out=DIR --minutes=30
+    python -m lung_unet.benchmark.peers --patients=DIR,DIR,DIR[,DIR…] | --luna16=DIR
+        [--lidc_xml=DIR] --out=DIR --minutes=30
         --peers_python=PYTHON [--config=configs/unet3d.py:peer_cpu] [--config.key=value]
         [--classifier=configs/classifier3d.py:smoke --classifier_share=0.35]
 
+After --patients, each LUNA16 folder is of other patients, and config.data.fold says which is tested
+on: fold k tests on folder k, validates on the next and trains on the others. --train, --validation
+and --test in its place give each folder its split. With --luna16 the folder's own subsets are.
 PYTHON is that of an environment made with requirements-peers.txt; launch/side_by_side.sh makes it.
 Ours trains where JAX does, on a GPU if there is one, and then the peers on that GPU.
 The scans of the training split train each system, by its own recipe, for so many minutes by the
@@ -28,8 +32,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
-from lung_unet import command
+from lung_unet import command, split_flags
 from lung_unet.child import run_logged
 from lung_unet.errors import InputError, Stopped
 from lung_unet.files import alone_in, make_anew, write_text
@@ -82,9 +87,9 @@ def run_all(out: pathlib.Path) -> None:
     from lung_unet.data.source import open_source
     from lung_unet.model.levels import strides_of
 
-    scans, python = command.required("luna16"), command.required("peers_python")
+    python = command.required("peers_python")
     minutes, config = flags.FLAGS.minutes, flags.FLAGS.config
-    lidc_xml = flags.FLAGS.lidc_xml or config.data.lidc_xml or None
+    scans, lidc_xml = given_scans(out, config)
     strides = strides_of(config.model)
     if len(strides) < 2:
         raise InputError("config.model.channels: MONAI's DynUNet takes three or more")
@@ -121,6 +126,27 @@ def run_all(out: pathlib.Path) -> None:
     print(write_table(side_by_side(first, others), minutes, out))
 
 
+def given_scans(out: pathlib.Path, config: ConfigDict) -> tuple[str, str | None]:
+    """The folder of scans, and that of their XML: the one given, or one made of several by patient.
+
+    Raises:
+      InputError: none or two are given, or a patient is in two splits.
+    """
+    given = split_flags.given()
+    if given is None:
+        lidc_xml = flags.FLAGS.lidc_xml or config.data.lidc_xml or None
+        return command.required("luna16"), lidc_xml
+    if flags.FLAGS.luna16:
+        raise InputError("--luna16: is not used with --patients or --train; leave it out")
+    if config.data.fold and not given.patients:
+        raise InputError(
+            f"config.data.fold = {config.data.fold}: --train, --validation and --test are one "
+            "fold; leave it out"
+        )
+    given.combine(out / "luna16")
+    return str(out / "luna16"), None
+
+
 def _config_flags(arguments: Sequence[str]) -> list[str]:
     """Those of --config and its fields, each with its value."""
     found = []
@@ -133,6 +159,7 @@ def _config_flags(arguments: Sequence[str]) -> list[str]:
 
 if __name__ == "__main__":
     flags.DEFINE_string("luna16", None, "Folder of scans, as lung_unet.prepare takes it.")
+    split_flags.define()
     flags.DEFINE_string("lidc_xml", None, "Folder of LIDC-IDRI's XML files.")
     flags.DEFINE_string("out", None, "Folder to write to.")
     flags.DEFINE_float("minutes", 30.0, "To train, by the clock, each.", lower_bound=0)
