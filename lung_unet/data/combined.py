@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from lung_unet.data.luna16 import Luna16
 from lung_unet.data.manifest import SPLITS, split_subsets
 from lung_unet.data.metaimage import data_file
-from lung_unet.data.tables import COLUMNS, Mark
+from lung_unet.data.tables import COLUMNS, Mark, read_rows
 from lung_unet.errors import InputError
 from lung_unet.files import make_anew, write_text
 
@@ -31,13 +31,15 @@ def combine(
 
     Raises:
       InputError: a split without a folder, a folder that is no LUNA16 folder, a series in two of
-        them or a patient in two splits, or `out` is not of an earlier call.
+        them, a patient in two splits, an implanted nodule's outline in two splits, or `out` is not
+        of an earlier call.
     """
     for split in SPLITS:
         if not folders.get(split):
             raise InputError(f"the {split} split has no folder of scans; give --{split}=DIR")
     make_anew(out)
     owner: dict[str, tuple[str, pathlib.Path]] = {}
+    drawn: dict[str, tuple[str, pathlib.Path]] = {}
     included, excluded, patients = [], [], []
     for split, roots in folders.items():
         for root in roots:
@@ -60,9 +62,25 @@ def combine(
                 excluded += source.excluded.get(uid, [])
                 if uid in source.patients:
                     patients.append((uid, source.patients[uid]))
+            for uid in _seen_in(root) | source.paths.keys():
+                before = drawn.setdefault(uid, (split, root))
+                if before[0] != split:
+                    raise InputError(
+                        f"{root}: the CT or outlines of series {uid} are also in {before[1]}, of "
+                        "another split; implant with disjoint --outlines and CTs, or remove one"
+                    )
     _write(out / "annotations.csv", (*COLUMNS, "diameter_mm"), map(_row, included))
     _write(out / "annotations_excluded.csv", (*COLUMNS, "diameter_mm"), map(_row, excluded))
     _write(out / "patients.csv", ("seriesuid", "patient"), patients)
+
+
+def _seen_in(root: pathlib.Path) -> set[str]:
+    """The series whose CT, or whose nodules' outlines, scans of lung_unet.implant show."""
+    seen = set()
+    for name, column in (("scans.csv", "ct_seriesuid"), ("implants.csv", "outline_seriesuid")):
+        if (root / name).is_file():
+            seen |= {row[column] for _, row in read_rows(root / name, (column,))}
+    return seen
 
 
 def _link(header: pathlib.Path, folder: pathlib.Path) -> None:

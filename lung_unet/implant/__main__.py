@@ -2,7 +2,7 @@
 
     python -m lung_unet.implant --ct=DIR[,DIR…] --lidc_xml=DIR --out=LUNA16_FOLDER
         [--scans=10] [--nodules=0,6] [--outlines=0/3] [--ignore=CSV] [--seed=0] [--workers=N]
-        [--matrix=512] [--thickness=1,5] [--kernel=0.9,1.8] [--dose=0.4,1] [--fov=0,1]
+        [--matrix=512] [--thickness=1,3] [--kernel=0.8,1.5] [--dose=0.4,1] [--fov=0,1]
 
 A hospital has thousands of CTs, and few outlines. Each CT (DICOM series, an image file, or the
 scans of a LUNA16 folder) gives --scans new scans: nodules are put into its lungs, and it is then
@@ -126,10 +126,10 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "The same seed gives the same bytes.", lower_bound=0)
     flags.DEFINE_integer("workers", None, "Processes; all cores by default.", lower_bound=1)
     flags.DEFINE_integer("matrix", 512, "Pixels per side.", lower_bound=32, upper_bound=2048)
-    flags.DEFINE_list("thickness", ["1", "5"], "Slice thickness in mm; never below the CT's own.")
+    flags.DEFINE_list("thickness", ["1", "3"], "Slice thickness in mm; never below the CT's own.")
     flags.DEFINE_list(
-        "kernel", ["0.9", "1.8"],
-        "Full width at half maximum in mm of the kernel's point spread: 0.8 is sharp, 1.8 soft.",
+        "kernel", ["0.8", "1.5"],
+        "Full width at half maximum in mm of the kernel's point spread: 0.8 is sharp, 1.5 soft.",
     )  # fmt: skip
     flags.DEFINE_list("dose", ["0.4", "1"], "Dose as a fraction of the CT's; less is noisier.")
     flags.DEFINE_list("fov", ["0", "1"], "Field of view: 0 is just the lungs, 1 all of the CT.")

@@ -21,6 +21,7 @@ FINE_MM = 0.8  # slices are filled in steps of this at most, then averaged
 ROOM_MM = 8.0  # around a nodule's outlines: for spicules, blur, and what tells a wall
 EVEN_MM = 1.0  # what noise and small vessels are smoothed by, to see tissue
 TISSUE_ABOVE_HU = -400.0
+BUMP_MM = 3.0  # the grain of a nodule's density
 WALL_MM = 3.0  # vessels are thinner than twice this, walls and large hilar vessels are not
 NO_CALCIUM = 6  # LIDC's rating
 POPCORN, LAMINATED, WHOLE, OFF_CENTRE, CENTRAL = 1, 2, 3, 4, 5
@@ -123,7 +124,7 @@ def wall(hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     disc = (y * y + x * x <= radius * radius)[None]
     tissue = np.pad(
-        _even(hu, spacing_mm) > TISSUE_ABOVE_HU, ((0, 0), *[(2 * radius,) * 2] * 2), "edge"
+        even(hu, spacing_mm) > TISSUE_ABOVE_HU, ((0, 0), *[(2 * radius,) * 2] * 2), "edge"
     )
     inner = slice(2 * radius, -2 * radius)
     return ndimage.binary_opening(tissue, disc)[:, inner, inner]
@@ -138,7 +139,7 @@ def insert(
     spectrum: the standard deviation stays. Bone, calcium and contrast stay as they are.
     """
     # From 120 HU above the tissue on nothing is filled, from 40 HU below everything.
-    room = np.clip((lesion.tissue_hu + 120 - _even(hu, spacing_mm)) / 160, 0, 1)
+    room = np.clip((lesion.tissue_hu + 120 - even(hu, spacing_mm)) / 160, 0, 1)
     kept = 1 - lesion.fill * room
     added = noise.sample(rng, hu.shape, spacing_mm)
     hu *= kept
@@ -151,7 +152,7 @@ def within(lesion: Lesion, walls: np.ndarray) -> Lesion:
     return dataclasses.replace(lesion, coverage=lesion.coverage * ~walls, fill=lesion.fill * free)
 
 
-def _even(hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+def even(hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
     return ndimage.gaussian_filter(hu, (0, *(EVEN_MM / spacing_mm[1:])), truncate=2.5)
 
 
@@ -195,12 +196,13 @@ def _filled(
     fine_mm: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fill, 0 to 1, and HU of the tissue that fills (z, y, x), sharp still."""
-    rough, mottled = (smooth_noise(rng, distance.shape, 8) for _ in range(2))
+    bumps = round(float((np.array(distance.shape) * fine_mm).mean() / BUMP_MM))
+    rough, mottled = (smooth_noise(rng, distance.shape, bumps) for _ in range(2))
     inside = np.clip(0.5 - distance / fine_mm[1], 0, 1)
     depth = np.clip(-distance / max(-float(distance.min()), 1e-3), 0, 1)
     fill = inside
     if density.core < 1:
-        fill = inside * np.clip(density.glass * (1 + 0.2 * mottled), 0, 1)
+        fill = inside * np.clip(density.glass * (1 + 0.25 * mottled), 0, 1)
     if 0 < density.core < 1:
         beyond = depth - (1 - density.core) + 0.12 * rough
         fill = np.maximum(fill, inside * np.clip(0.5 + 6 * beyond, 0, 1))

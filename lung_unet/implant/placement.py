@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from lung_unet.data.scan import Finding, Grid, Scan
-from lung_unet.implant.lesion import TISSUE_ABOVE_HU, Lesion, wall, within
+from lung_unet.implant.lesion import TISSUE_ABOVE_HU, Lesion, even, wall, within
 
 COARSE_MM = 2.5
 SITES = {"free": 0.4, "pleura": 0.35, "vessel": 0.25}  # how often each is tried first
@@ -17,6 +17,8 @@ POINT_MM = 5.0  # radius around a finding of unknown size
 # Of a nodule's volume: what of it the wall may cut off, and vessels may run through it.
 CUT = {"free": 0.02, "pleura": 0.45, "vessel": 0.05}
 VESSELS = 0.4
+AIRWAY = 0.15  # and an airway, or a bulla
+AIR_BELOW_HU = -970
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,7 +106,8 @@ def _fitted(site: str, at: np.ndarray, lesion: Lesion, hu: np.ndarray, grid: Gri
     volume = agreed.sum()
     cut = (agreed * walls).sum()
     vessels = (agreed * (~walls & (box > TISSUE_ABOVE_HU))).sum()
-    if cut > CUT[site] * volume or vessels > VESSELS * volume:
+    air = (agreed * (even(box, grid.spacing_mm) < AIR_BELOW_HU)).sum()
+    if cut > CUT[site] * volume or vessels > VESSELS * volume or air > AIRWAY * volume:
         return None
     return Place(site, low, within(lesion, walls))
 

@@ -28,8 +28,8 @@ PADDING_BELOW_HU = -1500  # what scanners write where they have measured nothing
 class Settings:
     """What acquisitions are drawn from; each range is (lowest, highest)."""
 
-    thickness_mm: Range = (1.0, 5.0)
-    kernel_mm: Range = (0.9, 1.8)
+    thickness_mm: Range = (1.0, 3.0)
+    kernel_mm: Range = (0.8, 1.5)
     dose: Range = (0.4, 1.0)
     fov: Range = (0.0, 1.0)
     matrix: int = 512
@@ -152,8 +152,9 @@ def draw(
 
     Slices overlap by half at most. The field of view lies anywhere around the lungs.
     """
-    thickness_mm = rng.uniform(*settings.thickness_mm)
-    averaged = int(np.clip(np.rint(thickness_mm / grid.spacing_mm[0]), 1, grid.shape[0]))
+    most = max(1, min(int(settings.thickness_mm[1] / grid.spacing_mm[0] + 0.01), grid.shape[0]))
+    wanted = rng.uniform(*settings.thickness_mm) / grid.spacing_mm[0]
+    averaged = int(np.clip(np.rint(wanted), 1, most))
     step = int(rng.integers((averaged + 1) // 2, averaged + 1))
     first = int(rng.integers(0, min(step, grid.shape[0] - averaged + 1)))
     low, high = bounds(lungs > 0)
