@@ -147,9 +147,24 @@ def insert(
 
 
 def within(lesion: Lesion, walls: np.ndarray) -> Lesion:
-    """The nodule without what would lie in a wall (bool, of its box)."""
-    free = ndimage.gaussian_filter((~walls).astype(np.float32), (0, 0.7, 0.7))
-    return dataclasses.replace(lesion, coverage=lesion.coverage * ~walls, fill=lesion.fill * free)
+    """The nodule without what would lie in a wall (bool, of its box), or is cut off by one."""
+    middle = _largest((lesion.agreed > 0.5) & ~walls)
+    free = ndimage.gaussian_filter(_joined((lesion.fill > 0.05) & ~walls, middle), (0, 0.7, 0.7))
+    coverage = [one * _joined((one > 0) & ~walls, middle) for one in lesion.coverage]
+    return dataclasses.replace(lesion, coverage=np.stack(coverage), fill=lesion.fill * free)
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    """bool: the largest part of a mask."""
+    labels, _ = ndimage.label(mask)
+    return mask & (labels == 1 + np.argmax(np.append(np.bincount(labels.ravel())[1:], 0)))
+
+
+def _joined(mask: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    """float32, 0 or 1: the parts of a mask that meet `middle`."""
+    labels, _ = ndimage.label(mask)
+    met = np.unique(labels[middle & mask])
+    return np.isin(labels, met[met > 0]).astype(np.float32)
 
 
 def even(hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
@@ -209,7 +224,7 @@ def _filled(
     if density.spicules:
         thickest = 1.0 if density.core == 1 else density.glass
         fill = np.maximum(fill, thickest * _spicules(rng, density.spicules, distance, fine_mm))
-    tissue_hu = density.tissue_hu + 8 * mottled
+    tissue_hu = density.tissue_hu + 12 * mottled
     if density.calcium_hu:
         tissue_hu += density.calcium_hu * _calcified(rng, density.calcification, depth, rough)
     return fill.astype(np.float32), tissue_hu.astype(np.float32)

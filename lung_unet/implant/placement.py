@@ -15,10 +15,11 @@ TRIES = 12  # places of a site
 APART_MM = 4.0
 POINT_MM = 5.0  # radius around a finding of unknown size
 # Of a nodule's volume: what of it the wall may cut off, and vessels may run through it.
-CUT = {"free": 0.02, "pleura": 0.45, "vessel": 0.05}
+CUT = {"free": 0.02, "pleura": 0.35, "vessel": 0.05}
 VESSELS = 0.4
 AIRWAY = 0.15  # and an airway, or a bulla
-AIR_BELOW_HU = -970
+DARKEST = 3  # percent of a lung, which are airways and bullae
+SLICES = 40  # that this is told from, at most
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,6 +51,9 @@ class Lungs:
         depth = ndimage.distance_transform_edt(inside, sampling=self.spacing_mm)
         self.depth_mm = depth[1:-1, 1:-1, 1:-1]
         self.tissue = scan.hu[each] > TISSUE_ABOVE_HU
+        some = slice(None, None, max(1, len(scan.hu) // SLICES))
+        smooth = even(scan.hu[some].astype(np.float32), scan.grid.spacing_mm)
+        self.air_below_hu = float(np.percentile(smooth[scan.lungs[some] > 0], DARKEST))
         self.taken = [_ball(finding, scan.grid) for finding in scan.findings]
 
     def find(
@@ -70,7 +74,7 @@ class Lungs:
                     for c, r in self.taken + taken
                 ):
                     continue
-                place = _fitted(site, at, lesion, hu, self.grid)
+                place = self._fitted(site, at, lesion, hu)
                 if place is not None:
                     taken.append((centre, radius))
                     return place
@@ -94,22 +98,24 @@ class Lungs:
                 at = np.rint(at + aside / self.grid.spacing_mm).astype(int)
             yield at
 
-
-def _fitted(site: str, at: np.ndarray, lesion: Lesion, hu: np.ndarray, grid: Grid) -> Place | None:
-    shape = np.array(lesion.fill.shape)
-    low = at - shape // 2
-    if (low < 0).any() or (low + shape > hu.shape).any():
-        return None
-    box = hu[tuple(map(slice, low, low + shape))]
-    agreed = lesion.agreed
-    walls = wall(box, grid.spacing_mm)
-    volume = agreed.sum()
-    cut = (agreed * walls).sum()
-    vessels = (agreed * (~walls & (box > TISSUE_ABOVE_HU))).sum()
-    air = (agreed * (even(box, grid.spacing_mm) < AIR_BELOW_HU)).sum()
-    if cut > CUT[site] * volume or vessels > VESSELS * volume or air > AIRWAY * volume:
-        return None
-    return Place(site, low, within(lesion, walls))
+    def _fitted(self, site: str, at: np.ndarray, lesion: Lesion, hu: np.ndarray) -> Place | None:
+        """The nodule with the middle of its box at voxel `at`; None where it does not fit."""
+        shape = np.array(lesion.fill.shape)
+        low = at - shape // 2
+        if (low < 0).any() or (low + shape > hu.shape).any():
+            return None
+        box = hu[tuple(map(slice, low, low + shape))]
+        agreed = lesion.agreed
+        walls = wall(box, self.grid.spacing_mm)
+        cut = within(lesion, walls)
+        shares = (
+            (agreed - cut.agreed, CUT[site]),
+            (agreed * (~walls & (box > TISSUE_ABOVE_HU)), VESSELS),
+            (agreed * (even(box, self.grid.spacing_mm) < self.air_below_hu), AIRWAY),
+        )
+        if any(part.sum() > most * agreed.sum() for part, most in shares):
+            return None
+        return Place(site, low, cut)
 
 
 def _ball(finding: Finding, grid: Grid) -> tuple[np.ndarray, float]:
