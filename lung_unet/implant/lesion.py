@@ -238,8 +238,8 @@ def _spicules(
     offset = (offset * fine_mm).astype(np.float32)
     strands = rng.standard_normal((count, 3)).astype(np.float32)
     strands /= np.linalg.norm(strands, axis=1, keepdims=True)
-    length_mm = rng.uniform(2, 6, count)
-    width_mm = rng.uniform(0.3, 0.7, count)
+    length_mm = rng.uniform(3, 8, count)
+    width_mm = rng.uniform(0.4, 1.0, count)
     from_centre = (offset**2).sum(-1)
     fill = np.zeros(distance.shape, np.float32)
     for strand, length, width in zip(strands, length_mm, width_mm, strict=True):

@@ -18,6 +18,7 @@ POINT_MM = 5.0  # radius around a finding of unknown size
 CUT = {"free": 0.02, "pleura": 0.35, "vessel": 0.05}
 VESSELS = 0.4
 AIRWAY = 0.15  # and an airway, or a bulla
+OUTSIDE = 0.25  # beyond the lungs as they were segmented, which is coarse
 DARKEST = 3  # percent of a lung, which are airways and bullae
 SLICES = 40  # that this is told from, at most
 
@@ -44,6 +45,7 @@ class Lungs:
 
     def __init__(self, scan: Scan):
         self.grid = scan.grid
+        self.lungs = scan.lungs
         self.steps = np.maximum(1, np.rint(COARSE_MM / scan.grid.spacing_mm)).astype(int)
         each = tuple(slice(None, None, step) for step in self.steps)
         self.spacing_mm = scan.grid.spacing_mm * self.steps
@@ -104,13 +106,15 @@ class Lungs:
         low = at - shape // 2
         if (low < 0).any() or (low + shape > hu.shape).any():
             return None
-        box = hu[tuple(map(slice, low, low + shape))]
+        where = tuple(map(slice, low, low + shape))
+        box = hu[where]
         agreed = lesion.agreed
         walls = wall(box, self.grid.spacing_mm)
         cut = within(lesion, walls)
         shares = (
             (agreed - cut.agreed, CUT[site]),
             (agreed * (~walls & (box > TISSUE_ABOVE_HU)), VESSELS),
+            (agreed * (~walls & (self.lungs[where] == 0)), OUTSIDE),
             (agreed * (even(box, self.grid.spacing_mm) < self.air_below_hu), AIRWAY),
         )
         if any(part.sum() > most * agreed.sum() for part, most in shares):
