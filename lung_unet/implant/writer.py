@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from lung_unet.data.phantom import HEADER, write_metaimage, write_xml
 from lung_unet.data.scan import Finding
+from lung_unet.errors import InputError
 from lung_unet.files import write_text
 from lung_unet.implant.new_scan import NewScan
 from lung_unet.implant.scanner import Acquisition
@@ -64,11 +65,19 @@ def write_scan(
     out: pathlib.Path, subset: int, uid: str, new: NewScan, acquisition: Acquisition,
     ct_uid: str, patient: str,
 ) -> Rows:  # fmt: skip
-    """Writes a scan's images and outlines; returns its lines in the tables."""
-    for folder in (f"subset{subset}", "seg-lungs-LUNA16"):
-        (out / folder).mkdir(exist_ok=True)
-    write_metaimage(out / f"subset{subset}" / f"{uid}.mhd", new.hu, new.grid)
-    write_metaimage(out / "seg-lungs-LUNA16" / f"{uid}.mhd", new.lungs, new.grid)
+    """Writes a scan's images and outlines; returns its lines in the tables.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    try:
+        for folder, array in ((f"subset{subset}", new.hu), ("seg-lungs-LUNA16", new.lungs)):
+            (out / folder).mkdir(exist_ok=True)
+            write_metaimage(out / folder / f"{uid}.mhd", array, new.grid)
+    except RuntimeError as error:  # SimpleITK's, of several lines
+        raise InputError(
+            f"{out}: scan {uid} cannot be written; see that there is room, and run again"
+        ) from error
     write_xml(out / "lidc_xml" / f"{uid}.xml", uid, new.marks, new.grid)
     thickness, kernel = round(acquisition.thickness_mm, 3), round(acquisition.kernel_mm, 3)
     implants = []
