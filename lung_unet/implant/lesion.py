@@ -32,15 +32,19 @@ class Density:
     """What a nodule consists of.
 
     `glass` is the share of air that is filled, `core` how far from the centre to the surface it is
-    solid (1: all of it), `tissue_hu` what fills it, `calcium_hu` what calcified parts have more.
+    solid (1: all of it), `tissue_hu` what fills it, uneven by `mottled_hu`, and `calcium_hu` what
+    calcified parts have more. Its edge is blurred by `margin_mm`, and its surface lies up and down
+    by `rough_mm`, of which readers outline the middle; all three are standard deviations.
     """
 
     glass: float
     core: float
     tissue_hu: float
+    mottled_hu: float
     calcification: int
     calcium_hu: float
     margin_mm: float
+    rough_mm: float
     spicules: int
 
     @property
@@ -75,7 +79,7 @@ def draw_density(rng: np.random.Generator, shape: Shape) -> Density:
     """A density such as the readers' ratings say; what they did not rate counts as usual."""
     rated = shape.ratings.get
     texture, subtlety = rated("texture", 5.0), rated("subtlety", 4.0)
-    tissue_hu = rng.normal(*(5, 8) if round(rated("internalStructure", 1)) == 2 else (38, 14))
+    tissue_hu = rng.normal(*(5, 10) if round(rated("internalStructure", 1)) == 2 else (45, 22))
     glass_hu = np.interp(subtlety, [1, 5], [-690, -430]) + rng.normal(0, 45)
     glass_hu = np.clip(glass_hu, -720, -380)
     solid = np.interp(subtlety, [1, 3], [0.8, 1.0])  # a subtle solid nodule is a little faint
@@ -85,10 +89,14 @@ def draw_density(rng: np.random.Generator, shape: Shape) -> Density:
         glass=float((glass_hu - LUNG_HU) / (tissue_hu - LUNG_HU)),
         core=float(np.interp(texture, [1.3, 2, 4, 4.5], [0, 0.35, 0.85, 1])),
         tissue_hu=float(LUNG_HU + solid * (tissue_hu - LUNG_HU)),
+        mottled_hu=float(min(2 * shape.diameter_mm, 35) * rng.uniform(0.4, 1.2)),
         calcification=calcification,
         calcium_hu=float(rng.uniform(*calcium)) if calcification < NO_CALCIUM else 0.0,
         margin_mm=float(
-            min(np.interp(rated("margin", 4.0), [1, 5], [1.2, 0.0]), 0.12 * shape.diameter_mm)
+            min(np.interp(rated("margin", 4.0), [1, 5], [1.8, 0.2]), 0.1 * shape.diameter_mm)
+        ),
+        rough_mm=float(
+            min(np.interp(rated("margin", 4.0), [1, 5], [1.2, 0.5]), 0.05 * shape.diameter_mm)
         ),
         spicules=int(np.interp(rated("spiculation", 1.0), [1.5, 5], [0, 26])),
     )
@@ -213,18 +221,19 @@ def _filled(
     """Fill, 0 to 1, and HU of the tissue that fills (z, y, x), sharp still."""
     bumps = round(float((np.array(distance.shape) * fine_mm).mean() / BUMP_MM))
     rough, mottled = (smooth_noise(rng, distance.shape, bumps) for _ in range(2))
+    distance = distance + density.rough_mm * rough
     inside = np.clip(0.5 - distance / fine_mm[1], 0, 1)
     depth = np.clip(-distance / max(-float(distance.min()), 1e-3), 0, 1)
     fill = inside
     if density.core < 1:
-        fill = inside * np.clip(density.glass * (1 + 0.25 * mottled), 0, 1)
+        fill = inside * np.clip(density.glass * (1 + 0.35 * mottled), 0, 1)
     if 0 < density.core < 1:
         beyond = depth - (1 - density.core) + 0.12 * rough
         fill = np.maximum(fill, inside * np.clip(0.5 + 6 * beyond, 0, 1))
     if density.spicules:
         thickest = 1.0 if density.core == 1 else density.glass
         fill = np.maximum(fill, thickest * _spicules(rng, density.spicules, distance, fine_mm))
-    tissue_hu = density.tissue_hu + 12 * mottled
+    tissue_hu = density.tissue_hu + density.mottled_hu * mottled
     if density.calcium_hu:
         tissue_hu += density.calcium_hu * _calcified(rng, density.calcification, depth, rough)
     return fill.astype(np.float32), tissue_hu.astype(np.float32)

@@ -35,7 +35,7 @@ def test_outlines_keep_their_volume_on_any_grid_and_at_any_angle(make_shape, spa
         volume = lesion.agreed.sum() * np.prod(spacing)
         assert volume == pytest.approx(4 / 3 * np.pi * np.prod(radii), rel=0.08)
         filled = lesion.fill.sum() * np.prod(spacing)
-        assert filled == pytest.approx(volume, rel=0.1)  # blur moves nothing in or out
+        assert filled == pytest.approx(volume, rel=0.2)  # blur moves nothing, roughness little
 
 
 def test_a_solid_nodule_is_tissue_and_has_the_noise_of_the_ct(make_shape, known_noise):
