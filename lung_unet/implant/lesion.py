@@ -128,14 +128,17 @@ def wall(hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
 
     Tissue in which a disc of 3 mm fits, slice by slice; so vessels within the lung are none.
     """
+    return broad(even(hu, spacing_mm) > TISSUE_ABOVE_HU, spacing_mm)
+
+
+def broad(mask: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+    """bool: the parts of a mask (z, y, x) in which a disc of 3 mm fits, slice by slice."""
     radius = max(1, round(WALL_MM / float(spacing_mm[1:].mean())))
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     disc = (y * y + x * x <= radius * radius)[None]
-    tissue = np.pad(
-        even(hu, spacing_mm) > TISSUE_ABOVE_HU, ((0, 0), *[(2 * radius,) * 2] * 2), "edge"
-    )
+    padded = np.pad(mask, ((0, 0), *[(2 * radius,) * 2] * 2), "edge")
     inner = slice(2 * radius, -2 * radius)
-    return ndimage.binary_opening(tissue, disc)[:, inner, inner]
+    return ndimage.binary_opening(padded, disc)[:, inner, inner]
 
 
 def insert(

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from lung_unet.data.scan import Finding, Grid, Scan
-from lung_unet.implant.lesion import TISSUE_ABOVE_HU, Lesion, even, wall, within
+from lung_unet.implant.lesion import TISSUE_ABOVE_HU, Lesion, broad, even, wall, within
 
 COARSE_MM = 2.5
 SITES = {"free": 0.4, "pleura": 0.35, "vessel": 0.25}  # how often each is tried first
@@ -110,16 +110,25 @@ class Lungs:
         box = hu[where]
         agreed = lesion.agreed
         walls = wall(box, self.grid.spacing_mm)
-        cut = within(lesion, walls)
+        air = even(box, self.grid.spacing_mm) < self.air_below_hu
+        # A nodule must not go on behind a wall, in an airway or another organ.
+        behind = broad(air | (self.lungs[where] == 0), self.grid.spacing_mm) & ~walls
+        cut = within(lesion, walls | (behind & (air | ~_near(self.lungs[where], self.grid))))
         shares = (
             (agreed - cut.agreed, CUT[site]),
             (agreed * (~walls & (box > TISSUE_ABOVE_HU)), VESSELS),
             (agreed * (~walls & (self.lungs[where] == 0)), OUTSIDE),
-            (agreed * (even(box, self.grid.spacing_mm) < self.air_below_hu), AIRWAY),
+            (agreed * air, AIRWAY),
         )
         if any(part.sum() > most * agreed.sum() for part, most in shares):
             return None
         return Place(site, low, cut)
+
+
+def _near(lungs: np.ndarray, grid: Grid) -> np.ndarray:
+    """bool: within a coarse voxel of the lungs, whose mask is no finer."""
+    reach = np.maximum(1, np.rint(COARSE_MM / grid.spacing_mm)).astype(int)
+    return ndimage.maximum_filter(lungs, tuple(2 * reach + 1)) > 0
 
 
 def _ball(finding: Finding, grid: Grid) -> tuple[np.ndarray, float]:
