@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from lung_unet.implant import lesion as lesions
+from lung_unet.implant import placement
 from lung_unet.implant.placement import CUT, Lungs
 
 
@@ -65,15 +66,19 @@ def test_no_nodule_lies_in_an_airway(scan, make_shape):
         assert (place is not None) == fits
 
 
-def test_a_nodule_does_not_go_on_in_an_airway_behind_a_wall(scan, make_shape):
+def test_a_nodule_does_not_go_on_in_an_airway_behind_a_wall(scan, make_shape, monkeypatch):
+    for name in ("OUTSIDE", "AIRWAY"):  # not refused, so that what is cut is seen
+        monkeypatch.setattr(placement, name, 1.0)
+    monkeypatch.setitem(CUT, "pleura", 1.0)
     hu = scan.hu.copy()
     lungs = scan.lungs.copy()
     hu[:, :88, 30:60] = 40  # a wall of 5 mm, then air
     hu[:, :84, 30:60] = -1000
     lungs[:, :88, 30:60] = 0
     lesion = lesions.grow(np.random.default_rng(0), make_shape((9, 9, 9)), scan.grid, 0.6)
-    at = np.array([30, 92, 45])
+    at = np.array([30, 88, 45])
     place = Lungs(dataclasses.replace(scan, hu=hu, lungs=lungs))._fitted(
         "pleura", at, lesion, hu.astype(np.float32)
     )
-    assert place is None or not place.lesion.coverage[:, :, : 82 - place.low[1]].any()
+    assert place is not None and lesion.coverage[:, :, : 82 - place.low[1]].any()
+    assert not place.lesion.coverage[:, :, : 82 - place.low[1]].any()
