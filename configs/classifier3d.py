@@ -80,6 +80,15 @@ def get_config(variant: str = "") -> ConfigDict:
     config.augment.low_resolution = {"probability": 0.1, "zoom": (0.5, 1.0)}
     config.augment.gamma_inverted = {"probability": 0.0, "power": (0.7, 1.5)}
     config.augment.gamma = {"probability": 0.1, "power": (0.7, 1.5)}
+    # What differs between scanners: see configs/unet3d.py.
+    config.augment.correlated_noise = {
+        "probability": 0.0, "sigma": (0.0, 0.08), "length": (0.5, 1.5)
+    }  # fmt: skip
+    config.augment.slices = {"probability": 0.0, "thickness": (1.0, 4.0)}
+    config.augment.kernel = {"probability": 0.0, "sigma": (0.5, 1.2), "amount": (-0.8, 1.5)}
+    config.augment.calibration = {
+        "probability": 0.0, "factor": (0.95, 1.05), "shift": (-0.04, 0.04)
+    }  # fmt: skip
 
     config.mesh = ConfigDict()
     config.mesh.data = 1  # devices over the batch

@@ -104,6 +104,17 @@ def get_config(variant: str = "") -> ConfigDict:
     config.augment.low_resolution = {"probability": 0.125, "zoom": (0.5, 1.0)}
     config.augment.gamma_inverted = {"probability": 0.1, "power": (0.7, 1.5)}
     config.augment.gamma = {"probability": 0.3, "power": (0.7, 1.5)}
+    # What differs between scanners, drawn before the rest; off until measured. Lengths in voxels:
+    # along z slices of a mean thickness; in-plane a kernel, blurred (-1) to sharpened (above 0);
+    # noise correlated over `length`; HU scaled about the window's lower end, which is air.
+    config.augment.correlated_noise = {
+        "probability": 0.0, "sigma": (0.0, 0.08), "length": (0.5, 1.5)
+    }  # fmt: skip
+    config.augment.slices = {"probability": 0.0, "thickness": (1.0, 4.0)}
+    config.augment.kernel = {"probability": 0.0, "sigma": (0.5, 1.2), "amount": (-0.8, 1.5)}
+    config.augment.calibration = {
+        "probability": 0.0, "factor": (0.95, 1.05), "shift": (-0.04, 0.04)
+    }  # fmt: skip
 
     config.mesh = ConfigDict()
     config.mesh.data = 1  # devices over the batch

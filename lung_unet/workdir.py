@@ -229,4 +229,10 @@ def recipe(config: ConfigDict) -> dict[str, Any]:
     """What a run must keep of its configuration, by dotted names; as JSON."""
     free = tuple(f"{name}." for name in FREE)
     flat = flattened(frozen(config))
+    # An augmentation that is never drawn is the same as none, as in runs from before there was one.
+    free += tuple(
+        key.removesuffix("probability")
+        for key, value in flat.items()
+        if key.startswith("augment.") and key.endswith(".probability") and value == 0
+    )
     return {key: flat[key] for key in flat if not f"{key}.".startswith(free)}

@@ -53,6 +53,17 @@ def test_what_may_differ(workdir, config, dataset, key, value):
     assert frozen(load(workdir).config) == frozen(config)
 
 
+def test_a_run_from_before_an_augmentation_goes_on_without_it(workdir, config, dataset):
+    made = workdir / "config.json"
+    found = json.loads(made.read_text())
+    del found["config"]["augment"]["kernel"]
+    made.write_text(json.dumps(found))
+    config.augment.kernel.update(probability=0.0, amount=(0.0, 3.0))
+    claim(workdir, config, dataset)
+    config.augment.kernel.probability = 0.5
+    refused(r"augment\.kernel", claim, workdir, config, dataset)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("seed", 5), ("optimizer.learning_rate", 1.0), ("data.patch", (8, 8, 8)), ("data.fold", 1),

@@ -14,6 +14,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from lung_unet.train.intensity import INTENSITY
+from lung_unet.train.scanners import SCANNERS
 from lung_unet.train.spatial import flip, transpose, warp
 
 State = TypeVar("State")
@@ -47,11 +48,14 @@ def augment(
         if square:
             both = _sometimes(turns[3], c.rotate90, transpose, both)
         image, labels = both
-        for own, (name, change) in zip(
-            jax.random.split(changes, len(INTENSITY)), INTENSITY.items(), strict=True
-        ):
-            chance, draw = jax.random.split(own)
-            image = _sometimes(chance, c[name], partial(change, draw, c[name]), image)
+        # A key of their own: what is drawn for the others stays what it was without them.
+        scanners = jax.random.fold_in(key, 3)
+        for draws, family in ((scanners, SCANNERS), (changes, INTENSITY)):
+            for own, (name, change) in zip(
+                jax.random.split(draws, len(family)), family.items(), strict=True
+            ):
+                chance, draw = jax.random.split(own)
+                image = _sometimes(chance, c[name], partial(change, draw, c[name]), image)
         return jnp.clip(image, -1, 1), labels
 
     image, labels = lax.map(one, (hu, labels, keys))

@@ -21,19 +21,19 @@ Change = Callable[[jax.Array, ConfigDict, jax.Array], jax.Array]
 def noise(key: jax.Array, c: ConfigDict, image: jax.Array) -> jax.Array:
     """The image with Gaussian noise of a standard deviation drawn from `sigma`."""
     amount, field = jax.random.split(key)
-    return image + _uniform(amount, c.sigma) * jax.random.normal(field, image.shape)
+    return image + uniform(amount, c.sigma) * jax.random.normal(field, image.shape)
 
 
 def blur(key: jax.Array, c: ConfigDict, image: jax.Array) -> jax.Array:
     """The image under a Gaussian of a width drawn from `sigma`, in voxels, for each axis."""
-    widths = _uniform(key, c.sigma, (3,))
-    return separable(image, [_gaussian(n, s) for n, s in zip(image.shape, widths, strict=True)])
+    widths = uniform(key, c.sigma, (3,))
+    return separable(image, [gaussian(n, s) for n, s in zip(image.shape, widths, strict=True)])
 
 
 def brightness(key: jax.Array, c: ConfigDict, image: jax.Array) -> jax.Array:
     """The image times a number from `factor`, plus one from `shift`."""
     factor, shift = jax.random.split(key)
-    return image * _factor(factor, c.factor) + _uniform(shift, c.shift)
+    return image * _factor(factor, c.factor) + uniform(shift, c.shift)
 
 
 def contrast(key: jax.Array, c: ConfigDict, image: jax.Array) -> jax.Array:
@@ -45,7 +45,7 @@ def contrast(key: jax.Array, c: ConfigDict, image: jax.Array) -> jax.Array:
 
 def low_resolution(key: jax.Array, c: ConfigDict, image: jax.Array) -> jax.Array:
     """The image sampled at a fraction from `zoom` of its voxels an axis, and interpolated back."""
-    zoom = _uniform(key, c.zoom)
+    zoom = uniform(key, c.zoom)
     return separable(image, [_coarse(n, zoom) for n in image.shape])
 
 
@@ -74,7 +74,8 @@ INTENSITY: dict[str, Change] = {
 }
 
 
-def _uniform(key: jax.Array, limits: tuple[float, float], shape: tuple[int, ...] = ()) -> jax.Array:
+def uniform(key: jax.Array, limits: tuple[float, float], shape: tuple[int, ...] = ()) -> jax.Array:
+    """Numbers between two limits."""
     return jax.random.uniform(key, shape, minval=limits[0], maxval=limits[1])
 
 
@@ -82,13 +83,13 @@ def _factor(key: jax.Array, limits: tuple[float, float]) -> jax.Array:
     """A number below 1 as often as above it, uniform on both sides, as nnU-Net draws it."""
     low, high = limits
     if not low < 1 < high:
-        return _uniform(key, limits)
+        return uniform(key, limits)
     side, value = jax.random.split(key)
     below = jax.random.uniform(side) < 0.5
-    return jnp.where(below, _uniform(value, (low, 1)), _uniform(value, (1, high)))
+    return jnp.where(below, uniform(value, (low, 1)), uniform(value, (1, high)))
 
 
-def _gaussian(n: int, sigma: jax.Array) -> jax.Array:
+def gaussian(n: int, sigma: jax.Array) -> jax.Array:
     """(n, n) smoothing; weights of what lies beyond the ends go to the voxels that are there."""
     distance = jnp.arange(n)[:, None] - jnp.arange(n)
     weights = jnp.exp(-0.5 * (distance / sigma) ** 2)

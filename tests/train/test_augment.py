@@ -12,6 +12,7 @@ from lung_unet.data.scan import IGNORE
 from lung_unet.parallel.mesh import BATCH, make_mesh
 from lung_unet.train.augment import augment, window
 from lung_unet.train.intensity import INTENSITY
+from lung_unet.train.scanners import SCANNERS
 
 SPATIAL = ("rotate", "scale", "elastic")
 TURNS = ("flip", "rotate90")
@@ -62,9 +63,10 @@ def test_turns_move_labels_with_the_image_and_reach_all_sixteen(quiet):
     assert len(seen) == 16  # three flips and a transposition
 
 
-@pytest.mark.parametrize("name", (*SPATIAL, *TURNS, *INTENSITY))
+@pytest.mark.parametrize("name", (*SPATIAL, *TURNS, *INTENSITY, *SCANNERS))
 def test_each_change_at_probability_one_changes_every_sample_and_stays_in_the_window(quiet, name):
     quiet.augment.elastic.update(spacing=5, magnitude=(2.0, 3.0))
+    quiet.augment.kernel.update(amount=(4.0, 5.0))  # a ramp has little to sharpen
     quiet.augment[name].probability = 1.0
     hu, labels = batch(3)
     image, out = run(hu, labels, keys(3), quiet)
@@ -73,7 +75,7 @@ def test_each_change_at_probability_one_changes_every_sample_and_stays_in_the_wi
     assert image.min() >= -1 and image.max() <= 1
     assert (np.abs(image[..., 0] - plain).mean((1, 2, 3)) > 1e-3).all()
     same = (np.asarray(out) == labels).all((1, 2, 3))
-    assert same.all() if name in INTENSITY else not same.any()
+    assert same.all() if name in INTENSITY | SCANNERS else not same.any()
 
 
 def test_a_key_decides_and_each_sample_has_its_own(quiet):
@@ -95,6 +97,21 @@ def test_a_key_decides_and_each_sample_has_its_own(quiet):
     np.testing.assert_array_equal(alone[1], first[1])
 
 
+def test_what_scanners_do_leaves_what_is_drawn_for_the_rest(quiet):
+    quiet.augment.noise.probability = 1.0
+    hu, labels = batch(2)
+    image, _ = run(hu, labels, keys(2), quiet)
+    for one, key in zip(image[..., 0], keys(2), strict=True):
+        own = jax.random.split(jax.random.split(key, 3)[2], len(INTENSITY))  # nnU-Net's alone
+        plain = window(jnp.asarray(hu[0]), quiet.data.window_hu)
+        wanted = INTENSITY["noise"](jax.random.split(own[0])[1], quiet.augment.noise, plain)
+        np.testing.assert_allclose(one, jnp.clip(wanted, -1, 1), atol=1e-6)
+    # HU scaled by 1, always: it changes nothing itself, nor what the others draw.
+    quiet.augment.calibration.update(probability=1.0, factor=(1.0, 1.0), shift=(0.0, 0.0))
+    after, _ = run(hu, labels, keys(2), quiet)
+    np.testing.assert_allclose(after, image, atol=1e-6)
+
+
 def test_rare_changes_are_as_rare_as_the_config_says(quiet):
     for name in ("brightness", "contrast", "gamma", "noise"):
         quiet.augment[name].probability = 0.15
@@ -110,7 +127,7 @@ def test_the_nnunet_variant_has_the_probabilities_and_ranges_of_nnunet():
     assert {name: change.probability for name, change in c.items()} == {
         "rotate": 0.2, "scale": 0.2, "elastic": 0, "flip": 0.5, "rotate90": 0, "noise": 0.1,
         "blur": 0.2 * 0.5, "brightness": 0.15, "contrast": 0.15, "low_resolution": 0.25 * 0.5,
-        "gamma_inverted": 0.1, "gamma": 0.3,
+        "gamma_inverted": 0.1, "gamma": 0.3, **dict.fromkeys(SCANNERS, 0),
     }  # fmt: skip
     assert c.rotate.degrees == (-30, 30) and c.scale.factor == (0.7, 1.4) and c.scale.isotropic
     assert (
