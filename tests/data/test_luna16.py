@@ -492,7 +492,7 @@ def test_what_lies_outside_the_scan_is_counted(folder, make_scan):
     grid, centre = make_scan(0)[2:]
     at = tuple(int(v) for v in np.rint(grid.to_voxel(centre)))
     write_xml(folder / "lidc_xml" / "a.xml", UID, grid, *[[at, (99, *at[1:])]] * 3)
-    append(folder / "annotations_excluded.csv", row(UID, [*centre, 900.0, 0, 0], -1))
-    outlines, rows, lungs = Luna16(folder).read(UID).warnings
+    append(folder / "annotations_excluded.csv", row(UID, (900.0, 0, 0), -1))
+    outlines, rows, *_ = Luna16(folder).read(UID).warnings
     assert outlines.startswith("9 of 18 outlines")
-    assert rows.startswith("1 of 1 excluded findings") and "lung" in lungs
+    assert rows.startswith("1 of 1 excluded findings")
