@@ -174,7 +174,7 @@ def test_each_rotation_of_a_change_of_evaluation_has_its_own_bases_checkpoints(
         (base.workdir / "checkpoints" / "weights").write_text(str(base.key))
     assert not run_all(runs, "c.py", tmp_path)
     for run in runs:
-        assert (run.workdir / "checkpoints" / "weights").read_text() == str(run.key)
+        assert (run.workdir / "checkpoints" / "weights").read_text(encoding="utf-8") == str(run.key)
 
 
 @pytest.mark.parametrize("key", ["fold", "dir"])
@@ -245,7 +245,7 @@ def test_scans_that_name_no_patient_are_told_in_the_table(prepared, tmp_path):
     runs = plan(small({}), tmp_path / "data", tmp_path)
     assert "4 of the 4 scans name no patient" in ablation._write_table(runs, tmp_path, ())
     path = tmp_path / "data" / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = json.loads(path.read_text(encoding="utf-8"))
     for entry, patient in zip(manifest["scans"], "PQRS", strict=True):
         entry["patient"] = patient
     path.write_text(json.dumps(manifest))
@@ -274,7 +274,9 @@ def test_what_changes_evaluation_alone_is_scored_on_the_bases_checkpoints(
     for run in (mirrors, sgd):
         execute(run, base, "c.py")
         assert finished(run) and not (run.workdir / "evaluation").exists()
-    assert (mirrors.workdir / "checkpoints" / "weights").read_text() == "of the base"
+    assert (mirrors.workdir / "checkpoints" / "weights").read_text(
+        encoding="utf-8"
+    ) == "of the base"
     assert not (sgd.workdir / "checkpoints" / "weights").exists()
     base1.workdir.mkdir(parents=True)  # another process is training it
     execute(mirrors1, base1, "c.py")

@@ -13,7 +13,7 @@ from lung_unet.errors import InputError
 def test_what_a_command_prints_is_kept_and_its_last_line_says_why_it_failed(tmp_path):
     log = tmp_path / "folder" / "run.log"
     run_logged([sys.executable, "-c", "print('done')"], log)
-    assert log.read_text() == "done\n"
+    assert log.read_text(encoding="utf-8") == "done\n"
     script = "import sys; print('some'); sys.exit('error: scan 7 is broken')"
     with pytest.raises(InputError, match=r"run\.log: scan 7 is broken; put that right"):
         run_logged([sys.executable, "-c", script], log)
@@ -39,5 +39,5 @@ def test_sigterm_ends_the_command_too(tmp_path):
     script = f"{terminate}; import time; time.sleep(60); print('outlived')"
     with pytest.raises(Stopped, match="was stopped; run the same command again"):
         run_logged([sys.executable, "-c", script], log)
-    assert log.read_text() == ""
+    assert log.read_text(encoding="utf-8") == ""
     assert signal.getsignal(signal.SIGTERM) is before

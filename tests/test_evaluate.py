@@ -31,7 +31,9 @@ def test_what_was_scored_is_kept_for_the_checkpoints_of_all(
 
     assert calls([7, 8]) == 2  # a scan to choose thresholds on, a scan to score
     (path,) = folder_of(out, "test").iterdir()
-    assert [m["step"] for m in json.loads(path.read_text())["settings"]["members"]] == [7, 8]
+    assert [
+        m["step"] for m in json.loads(path.read_text(encoding="utf-8"))["settings"]["members"]
+    ] == [7, 8]
     assert calls([7, 8]) == 0
     assert calls([7, 9]) == 2
     assert {p.name for p in out.iterdir()} >= {"metrics.json", "operating_point.json"}

@@ -48,7 +48,7 @@ np.save(out, model({"hu": hu})["probability"])
 def test_runs_without_this_package(config, workdir, tmp_path, runtime):
     network = tmp_path / "elsewhere" / "nodules.net"
     export_network(workdir, "stablehlo" if runtime == "stablehlo" else "onnx", network)
-    description = json.loads((network.parent / "nodules.net.json").read_text())
+    description = json.loads((network.parent / "nodules.net.json").read_text(encoding="utf-8"))
     assert description["spacing_mm"] == 4.0 and description["checkpoint_step"] == 0
     assert description["threshold"] == config.evaluation.threshold
     shape = (3, *description["input"]["shape"][1:])

@@ -38,7 +38,7 @@ def new(others, tmp_path):
 
     def make(patients=(None,) * 4, name="new"):
         folder = shutil.copytree(others, tmp_path / name)
-        manifest = json.loads((folder / NAME).read_text())
+        manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
         for entry, patient in zip(manifest["scans"], patients, strict=True):
             entry["patient"] = patient
             entry["made_from"]["input"] += name
@@ -90,7 +90,7 @@ def test_the_report_says_on_what_and_what_is_known_of_patients(score, runs, data
     (run, _), out = runs, tmp_path / "out"
     score([run], dataset, "test", run.workdir)
     unknown, _ = score([run], new(["P", "P", "Q", None]), "all", out)
-    report = (out / "report.html").read_text()
+    report = (out / "report.html").read_text(encoding="utf-8")
     assert "external validation on new" in report
     said = unknown["external_validation"]["said"]
     assert all(line in report.replace("&#x27;", "'") for line in said)
@@ -98,7 +98,7 @@ def test_the_report_says_on_what_and_what_is_known_of_patients(score, runs, data
     assert unknown["external_validation"]["data"] == "new"
     assert unknown["resampled"] == "patients" and unknown["patients"] == 2
     assert "over resamples of the patients" in report
-    assert json.loads((out / "metrics.json").read_text()) == unknown
+    assert json.loads((out / "metrics.json").read_text(encoding="utf-8")) == unknown
     one, _ = score([run], new(["P"] * 4, "one"), "all", tmp_path / "one_out")
     assert one["resampled"] == "scans"  # a single patient cannot be resampled
     assert "All scans are of one patient" in one["external_validation"]["said"][-1]
@@ -108,7 +108,7 @@ def test_test_scans_of_the_run_are_told(score, runs, dataset, new, tmp_path):
     run = runs[0]
     score([run], dataset, "test", run.workdir)
     folder = new().folder
-    manifest = json.loads((folder / NAME).read_text())
+    manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
     manifest["scans"][0]["voxels"] = dataset.scans("test")[0]["voxels"]
     (folder / NAME).write_text(json.dumps(manifest))
     metrics, _ = score([run], Dataset(folder, None), "all", tmp_path / "out")

@@ -47,7 +47,7 @@ def test_an_interrupted_file_leaves_what_was_there(tmp_path, error):
     with pytest.raises(error), atomic_path(path) as temporary:
         temporary.write_text("ne")
         raise error
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert names(tmp_path) == ["a.json"]
 
 
@@ -57,7 +57,7 @@ def test_two_writers_do_not_meet(tmp_path):
         assert one != two
         one.write_text("one")
         two.write_text("two")
-    assert path.read_text() == "one"  # the outer block ends last
+    assert path.read_text(encoding="utf-8") == "one"  # the outer block ends last
     assert names(tmp_path) == ["a.txt"]
 
 

@@ -50,9 +50,9 @@ def test_slurm_requeues_what_was_stopped_and_nothing_else(tmp_path, srun, code, 
         },
     )  # fmt: skip
     assert done.returncode == code
-    assert "--cpus-per-task=64 " in (tmp_path / "srun.log").read_text()
+    assert "--cpus-per-task=64 " in (tmp_path / "srun.log").read_text(encoding="utf-8")
     assert (tmp_path / "scontrol.log").exists() == requeued
-    assert "-m lung_unet.main --config=c.py" in (tmp_path / "srun.log").read_text()
+    assert "-m lung_unet.main --config=c.py" in (tmp_path / "srun.log").read_text(encoding="utf-8")
 
 
 def test_each_task_of_a_slurm_array_is_a_fold(tmp_path):
@@ -66,24 +66,29 @@ def test_each_task_of_a_slurm_array_is_a_fold(tmp_path):
         },
         check=True,
     )  # fmt: skip
-    arguments = (tmp_path / "srun.log").read_text().splitlines()[-3:]
+    arguments = (tmp_path / "srun.log").read_text(encoding="utf-8").splitlines()[-3:]
     assert arguments == [
         "--config=c.py",
         "--config.data.fold=3",
         f"--workdir={tmp_path}/a run/fold3",
     ]
-    assert (tmp_path / "scontrol.log").read_text() == "requeue 7_3\n"  # "7" would be all tasks
+    assert (tmp_path / "scontrol.log").read_text(
+        encoding="utf-8"
+    ) == "requeue 7_3\n"  # "7" would be all tasks
 
 
 def folds_of_the_jobset(tmp_path) -> list[str]:
     """What the command in the file's comments hands to kubectl."""
     tool(tmp_path, "kubectl", f'cat >"{tmp_path}/$(ls "{tmp_path}" | wc -l).yaml"')
-    text = (LAUNCH / "gke_jobset.yaml").read_text()
+    text = (LAUNCH / "gke_jobset.yaml").read_text(encoding="utf-8")
     lines = [line[4:] for line in text.splitlines() if line.startswith("#   ")]
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     command = "\n".join(lines)
     subprocess.run(["bash", "-c", command], check=True, cwd=LAUNCH.parent, env=environment)
-    return [p.read_text() for p in sorted(tmp_path.glob("*.yaml"), key=lambda p: int(p.stem))]
+    return [
+        p.read_text(encoding="utf-8")
+        for p in sorted(tmp_path.glob("*.yaml"), key=lambda p: int(p.stem))
+    ]
 
 
 def test_each_fold_is_a_jobset_of_its_own(tmp_path):
@@ -99,7 +104,7 @@ def test_each_fold_is_a_jobset_of_its_own(tmp_path):
 
 
 def test_the_pods_of_a_jobset_are_a_job():
-    check_jobset(yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text()))
+    check_jobset(yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text(encoding="utf-8")))
 
 
 def check_jobset(jobset: dict) -> None:
@@ -125,6 +130,6 @@ def test_a_pods_arguments_reach_every_host_as_they_were_given(tmp_path):
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "TPU": "t", "ZONE": "z"},
         check=True,
     )
-    sent = (tmp_path / "gcloud.log").read_text()
+    sent = (tmp_path / "gcloud.log").read_text(encoding="utf-8")
     assert "--worker=all" in sent and "LUNG_UNET_COORDINATOR=auto launch/local.sh" in sent
     assert "--config=c.py:smoke --config.data.dir=/a\\ b" in sent

@@ -35,7 +35,7 @@ def new_scans(prepared, tmp_path):
 
     def make(name="new", keep=(), renamed=(), patients=(), **settings):
         folder = shutil.copytree(prepared, tmp_path / name)
-        manifest = json.loads((folder / NAME).read_text())
+        manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
         manifest["settings"] |= settings
         for number, entry in enumerate(manifest["scans"]):
             if number not in keep:
@@ -135,7 +135,7 @@ def test_every_scan_of_a_new_dataset_is_one_split(run, prepared, new_scans):
 def test_a_scan_of_a_subset_of_no_split_can_be_validated_on(run, new_scans):
     """A test scan of the run is new to it, and two scans leave splits empty."""
     folder = new_scans(keep=(2,))
-    manifest = json.loads((folder / NAME).read_text())
+    manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
     manifest["scans"] = manifest["scans"][2:]
     (folder / NAME).write_text(json.dumps(manifest))
     dataset = dataset_to_score([run("b", fold=2)], str(folder), "all")

@@ -35,12 +35,12 @@ def test_a_plan_is_written_and_main_takes_it(prepared, tmp_path):
     out = tmp_path / "plan.py"
     done = run("plan", f"--data={prepared}", "--memory_gb=8", f"--out={out}")
     assert done.returncode == 0, done.stderr
-    config = loaded(out.read_text())
+    config = loaded(out.read_text(encoding="utf-8"))
     assert config.data.spacing_mm == 4.0  # as prepared, which is near enough
     assert (config.train.batch_size, config.mesh.data, config.mesh.space) == (2, 1, 1)
     assert config.model.channels[0] == 32
     reasons = [line for line in done.stdout.splitlines() if line.startswith("- ")]
-    written = " ".join(ast.get_docstring(ast.parse(out.read_text())).split())
+    written = " ".join(ast.get_docstring(ast.parse(out.read_text(encoding="utf-8"))).split())
     assert all(reason.removeprefix("- ") in written for reason in reasons)
     assert " GB" in written
     # The blocks, 20³, hold no such patch.
@@ -90,7 +90,7 @@ def test_a_dataset_of_another_plan_is_not_taken_for_this_one_s(prepared, tmp_pat
     data = data_settings(proposal, Dataset(folder, fold=None))
     assert data["dir"] == f"{folder}_planned_2mm_20x20x20"
     there = dataclasses.replace(proposal, spacing_mm=4.0)
-    first = json.loads((folder / "manifest.json").read_text())
+    first = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     first["settings"]["spacing_mm"] = 1.0
     (folder / "manifest.json").write_text(json.dumps(first))
     assert data_settings(there, Dataset(folder, fold=None))["dir"] == f"{folder}_planned"

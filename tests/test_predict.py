@@ -73,7 +73,7 @@ def test_a_folder_of_everything(run, make_scan, write_series, personal, tmp_path
     assert expected <= written
     assert not {n for n in written - expected if not n.endswith(".png")}
     for name, centre in centres.items():
-        found = json.loads((out / f"{name}_findings.json").read_text())
+        found = json.loads((out / f"{name}_findings.json").read_text(encoding="utf-8"))
         near = [np.linalg.norm(f["centre_mm"] - centre[::-1]) < 5 for f in found["findings"]]
         (finding,) = (f for f, n in zip(found["findings"], near, strict=True) if n)
         assert finding["lung"] == "left"
@@ -92,7 +92,7 @@ def test_lungs_that_are_not_plausible_are_said(run, make_scan, tmp_path, capsys)
     write_image(tmp_path / "x.mha", hu, grid)
     predict.predict([run[0]], tmp_path / "x.mha", tmp_path / "out")
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
-    found = json.loads((tmp_path / "out" / "x_findings.json").read_text())
+    found = json.loads((tmp_path / "out" / "x_findings.json").read_text(encoding="utf-8"))
     assert len(said) == 1 and said[0].endswith(found["warnings"][0])
     assert "x.mha" in said[0] and "right" in said[0] and "body" in said[0]
     assert found["findings"]
@@ -126,7 +126,7 @@ def test_what_the_same_model_predicted_is_left_and_all_else_is_made_anew(
     write_image(inputs / "b.mha", hu, grid)
     (out / "a_findings.json").write_text("{")
     assert again() == {"a", "b"}
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["config"]["evaluation"]["threshold"] = 0.4
     (folder / "config.json").write_text(json.dumps(config))
     assert again() == {"a", "b", "ct"} and len(restored) == 5
@@ -156,7 +156,7 @@ def test_a_second_stage_adds_its_columns_and_pictures(run, make_scan, tmp_path, 
         assert (row["nodule_probability"], row["malignancy"], row["score"]) == (
             "0.9000", malignancy, "0.9000",
         )  # fmt: skip
-        found = json.loads((out / "a_findings.json").read_text())
+        found = json.loads((out / "a_findings.json").read_text(encoding="utf-8"))
         assert found["classifier_step"] == 3
         assert found["findings"][0]["malignancy"] == (4.5 if rated else None)
         assert (out / "a_finding_001_why.png").read_bytes().startswith(b"\x89PNG")
@@ -165,12 +165,12 @@ def test_a_second_stage_adds_its_columns_and_pictures(run, make_scan, tmp_path, 
     strict = SecondStage(Sure(), 1.0, True, {"step": 3}, 0.95, beside)
     monkeypatch.setattr("lung_unet.second_stage.open_second_stage", lambda *_: strict)
     predict.predict([folder], tmp_path / "a.mha", out, classifier=tmp_path / "cls")
-    found = json.loads((out / "a_findings.json").read_text())
+    found = json.loads((out / "a_findings.json").read_text(encoding="utf-8"))
     assert found["findings"] == [] and found["score_threshold"] == 0.95
     assert not sitk.GetArrayFromImage(sitk.ReadImage(out / "a_mask.nii.gz")).any()
     predict.predict([folder], tmp_path / "a.mha", out)
     assert not list(out.glob("*_why.png"))
-    assert "malignancy" not in (out / "a_findings.csv").read_text()
+    assert "malignancy" not in (out / "a_findings.csv").read_text(encoding="utf-8")
 
 
 def test_one_scan_that_fails_is_the_error_itself(run, tmp_path, capsys):

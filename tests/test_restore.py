@@ -74,7 +74,7 @@ def test_several_runs_predict_with_the_thresholds_chosen_for_them(
     predict(
         workdirs[::-1], scan, tmp_path / "out", "onnx", thresholds=chosen
     )  # a mean has no order
-    found = json.loads((tmp_path / "out" / "1.2.0_findings.json").read_text())
+    found = json.loads((tmp_path / "out" / "1.2.0_findings.json").read_text(encoding="utf-8"))
     assert found["threshold"] == point.threshold and found["checkpoint_step"] == [0, 0]
 
 

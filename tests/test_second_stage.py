@@ -37,7 +37,7 @@ def test_each_wrong_classifier_is_one_line(classifier, workdir, monkeypatch):
     refused("is a run of segmentation; give a classifier", workdir)
     refused("no such folder", classifier / "none")
     path = classifier / "config.json"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     other = json.loads(text)
     other["settings"]["spacing_mm"] = 1.0
     path.write_text(json.dumps(other))

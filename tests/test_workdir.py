@@ -36,9 +36,9 @@ def test_a_run_says_what_made_it(workdir, config, dataset, settings):
 
 
 def test_the_same_run_goes_on(workdir, config, dataset):
-    before = (workdir / "config.json").read_text()
+    before = (workdir / "config.json").read_text(encoding="utf-8")
     claim(workdir, config, dataset)
-    assert (workdir / "config.json").read_text() == before
+    assert (workdir / "config.json").read_text(encoding="utf-8") == before
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_what_may_differ(workdir, config, dataset, key, value):
 
 def test_a_run_from_before_an_augmentation_goes_on_without_it(workdir, config, dataset):
     made = workdir / "config.json"
-    found = json.loads(made.read_text())
+    found = json.loads(made.read_text(encoding="utf-8"))
     del found["config"]["augment"]["kernel"]
     made.write_text(json.dumps(found))
     config.augment.kernel.update(probability=0.0, amount=(0.0, 3.0))
@@ -71,10 +71,10 @@ def test_a_run_from_before_an_augmentation_goes_on_without_it(workdir, config, d
      ("augment.flip.probability", 0.0), ("data.consensus", 3)],
 )  # fmt: skip
 def test_another_configuration_is_refused(workdir, config, dataset, key, value):
-    before = (workdir / "config.json").read_text()
+    before = (workdir / "config.json").read_text(encoding="utf-8")
     config.update_from_flattened_dict({key: value})
     refused(f"config.{key} = .*choose another --workdir", claim, workdir, config, dataset)
-    assert (workdir / "config.json").read_text() == before
+    assert (workdir / "config.json").read_text(encoding="utf-8") == before
 
 
 def test_what_was_never_trained_can_be_put_right(workdir, config, dataset):
@@ -86,10 +86,10 @@ def test_what_was_never_trained_can_be_put_right(workdir, config, dataset):
 
 def test_a_run_that_is_done_is_not_made_shorter(workdir, config, dataset):
     finish(workdir, 4)
-    before = (workdir / "config.json").read_text()
+    before = (workdir / "config.json").read_text(encoding="utf-8")
     config.train.steps = 1
     refused("is done, with 4 steps; choose no fewer", claim, workdir, config, dataset)
-    assert (workdir / "config.json").read_text() == before and is_finished(workdir)
+    assert (workdir / "config.json").read_text(encoding="utf-8") == before and is_finished(workdir)
 
 
 def test_what_another_run_left_is_not_this_one_s(workdir, config, dataset):
@@ -145,12 +145,12 @@ def test_another_dataset_is_refused(workdir, config, prepared, tmp_path):
     other = pathlib.Path(shutil.copytree(prepared, tmp_path / "other"))
     claim(workdir, config, Dataset(other))  # a copy is the same dataset
     assert load(workdir).dataset == other
-    manifest = json.loads((other / "manifest.json").read_text())
+    manifest = json.loads((other / "manifest.json").read_text(encoding="utf-8"))
     manifest["scans"][3]["made_from"]["input"] = "changed"
     (other / "manifest.json").write_text(json.dumps(manifest))
-    before = (workdir / "config.json").read_text()
+    before = (workdir / "config.json").read_text(encoding="utf-8")
     refused("another dataset or another version", claim, workdir, config, Dataset(other))
-    assert (workdir / "config.json").read_text() == before
+    assert (workdir / "config.json").read_text(encoding="utf-8") == before
 
 
 def test_what_differs_and_where_the_scans_of_before_are(workdir, config, dataset, prepared):
@@ -176,7 +176,7 @@ def test_a_workdir_that_moves_takes_its_data_along(tmp_path, config, prepared):
         shutil.copytree(prepared, workdir / "data")
         claim(workdir, config, Dataset(workdir / "data"))
         if stored == "as before":  # where the folder was
-            found = json.loads((workdir / "config.json").read_text())
+            found = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
             found["dataset"] = str(workdir / "data")
             (workdir / "config.json").write_text(json.dumps(found))
         moved = workdir.rename(tmp_path / f"{stored}, moved")
@@ -197,7 +197,7 @@ def test_a_broken_config_json(workdir, config, dataset, text):
 
 
 def test_a_config_json_without_any_of_its_keys(workdir):
-    whole = json.loads((workdir / "config.json").read_text())
+    whole = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     broken = [{k: v for k, v in whole.items() if k != key} for key in whole if key != "format"]
     broken += [whole | {key: 3} for key in ("config", "settings", "dataset")]
     for content in broken:
@@ -206,7 +206,7 @@ def test_a_config_json_without_any_of_its_keys(workdir):
 
 
 def test_a_run_of_another_version_is_refused(workdir, config, dataset):
-    whole = json.loads((workdir / "config.json").read_text())
+    whole = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     older = {key: value for key, value in whole.items() if key != "format"}
     for content in (older, whole | {"format": whole["format"] + 1}):
         (workdir / "config.json").write_text(json.dumps(content))

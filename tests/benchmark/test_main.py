@@ -47,7 +47,7 @@ def test_step_conv_and_augment_need_jax_and_its_kin_alone(run, flips_alone, tmp_
     out = tmp_path / "numbers.json"
     done = run(*TINY, *flips_alone, "--what=step,conv,augment", f"--json={out}", path=tmp_path)
     assert done.returncode == 0, done.stderr
-    numbers = json.loads(out.read_text())
+    numbers = json.loads(out.read_text(encoding="utf-8"))
     assert set(numbers) == {"about", "step", "conv", "augment"}
     step = numbers["step"]
     for key in ("forward_ms", "step_ms", "patches_per_s", "tflops", "peak_memory_mb", "compile_s"):

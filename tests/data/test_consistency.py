@@ -9,7 +9,7 @@ from lung_unet.data.consistency import by_kind, consistency
 
 @pytest.fixture
 def manifest(prepared) -> dict:
-    return json.loads((prepared / "manifest.json").read_text())
+    return json.loads((prepared / "manifest.json").read_text(encoding="utf-8"))
 
 
 ROWS = ["annotations.csv: 4 rows read, 4 of scans that are here"]

@@ -63,7 +63,7 @@ def test_scans_are_as_they_were_written(lidc_idri, make_scan):
 
 def test_fewer_readers_count_if_they_are_enough(folder, write_reading, make_scan):
     path = next(folder.glob("*/*/1.2.0/07.xml"))
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     sessions = re.findall(r"<readingSession>.*?</readingSession>", text, re.DOTALL)
     for session in sessions[2:]:
         text = text.replace(session, "<readingSession/>", 1)
@@ -269,7 +269,7 @@ def test_nothing_of_the_patient_is_written(command, lidc_idri, personal):
 
 def test_prepared_patients_are_in_one_split(command):
     out, _ = command
-    manifest = json.loads((out / "manifest.json").read_text())
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["source"] == "DICOM"
     assert manifest["notes"] == ["series that are no CT are left out: 1 DX series"]
     assert manifest["counts"]["scans_with_outlines"] == manifest["counts"]["nodules"] == 5

@@ -93,7 +93,7 @@ def cluster(modules, tmp_path_factory) -> str:
     )
     assert done.returncode == 0, done.stderr
     yield done.stdout.split()[-1]
-    os.killpg(int((folder / "pid").read_text()), signal.SIGKILL)
+    os.killpg(int((folder / "pid").read_text(encoding="utf-8")), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("workers", "deaths"), [(2, 1), (1, 2)])

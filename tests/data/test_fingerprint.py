@@ -19,7 +19,7 @@ def changed(prepared, tmp_path):
     folder = pathlib.Path(shutil.copytree(prepared, tmp_path / "copy"))
 
     def change(edit) -> Dataset:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         edit(manifest)
         (folder / "manifest.json").write_text(json.dumps(manifest))
         return Dataset(folder, fold=None)
@@ -59,7 +59,9 @@ def test_scans_without_nodules_say_nothing_of_hu(changed, prepared):
         manifest["scans"][1]["foreground"] = manifest["scans"][2]["foreground"]
         manifest["scans"][3]["foreground"] = manifest["scans"][2]["foreground"]
 
-    own = json.loads((prepared / "manifest.json").read_text())["scans"][2]["foreground"]
+    own = json.loads((prepared / "manifest.json").read_text(encoding="utf-8"))["scans"][2][
+        "foreground"
+    ]
     found = read_fingerprint(changed(empty)).foreground
     assert found.mean == pytest.approx(own["mean"])
     assert found.std == pytest.approx(own["std"])

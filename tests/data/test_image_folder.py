@@ -258,14 +258,14 @@ def test_other_files_are_left_alone(folder):
 )
 def test_splits_that_cannot_be(folder, old, new, saying):
     path = folder / "splits.csv"
-    path.write_text(path.read_text().replace(old, new, 1))
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1))
     refused(folder, saying)
 
 
 def test_patients_are_keys_and_may_be_unknown(folder):
     assert ImageFolder(folder).patients["anna"] == patient_key("a")
     path = folder / "splits.csv"
-    path.write_text(path.read_text().replace("train,a", "train,"))
+    path.write_text(path.read_text(encoding="utf-8").replace("train,a", "train,"))
     assert ImageFolder(folder).patients.keys() == {"bert", "carl", "dora"}
     path.write_text("name,split\n" + "".join(f"{n},{s}\n" for n, s in SPLIT.items()))
     assert ImageFolder(folder).patients == {}
@@ -298,7 +298,7 @@ def test_fold_0_is_the_split_and_there_is_no_other(folder, settings, tmp_path):
     with pytest.raises(InputError, match=r"config\.data\.fold = 1: .*splits\.csv alone; choose 0"):
         Dataset(out, 1)
     path = folder / "splits.csv"
-    path.write_text(path.read_text().replace("dora,train", "dora,test"))
+    path.write_text(path.read_text(encoding="utf-8").replace("dora,train", "dora,test"))
     prepare(folder, out, settings, workers=2)
     assert {e["series_uid"] for e in Dataset(out).scans("test")} == {"carl", "dora"}
     assert Dataset(out).identity != dataset.identity  # no run goes on with another split
@@ -347,5 +347,5 @@ def test_the_number_of_nodules_is_checked_where_it_is_given(folder, make_scan):
     scan, _ = ImageFolder(folder).read_matched("dora")
     np.testing.assert_array_equal(scan.ignore, label == 255)
     assert scan.warnings == ("all that is marked is ignored (255)",)
-    path.write_text(path.read_text().replace("anna,train,1", "anna,train,one"))
+    path.write_text(path.read_text(encoding="utf-8").replace("anna,train,1", "anna,train,one"))
     refused(folder, "line 2: nodules is 'one'")

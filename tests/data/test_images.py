@@ -79,7 +79,7 @@ def test_damaged_metaimage_is_checked_too(tmp_path):
     sitk.WriteImage(image_of(VOXELS, upright()), str(path), useCompression=True)
     stream = (tmp_path / "a.zraw").read_bytes()
     (tmp_path / "a.zraw").write_bytes(stream[: len(stream) // 2])
-    header = path.read_text().splitlines(keepends=True)
+    header = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(line for line in header if "CompressedDataSize" not in line))
     refused(path, "copy it again")
 

@@ -34,7 +34,7 @@ def refused(folder: pathlib.Path, saying: str, read: str | None = None) -> None:
 
 
 def append(path: pathlib.Path, *rows: str) -> None:
-    path.write_text(path.read_text() + "".join(f"{row}\n" for row in rows))
+    path.write_text(path.read_text(encoding="utf-8") + "".join(f"{row}\n" for row in rows))
 
 
 def row(uid: str, centre_mm, diameter_mm: float) -> str:
@@ -316,7 +316,7 @@ def test_an_outline_is_that_of_the_nearest_annotation_alone(folder, make_scan, n
     outlined = tuple(int(v) for v in np.rint(grid.to_voxel(centre)))
     write_xml(folder / "lidc_xml" / "a.xml", UID, grid, *[[outlined]] * 3)
     table = folder / "annotations.csv"
-    header, *rows = table.read_text().splitlines()
+    header, *rows = table.read_text(encoding="utf-8").splitlines()
     other = row(UID, centre + np.array([0, 0, 9.0]), 6.0)
     rows = [*rows, other] if nearest_first else [other, *rows]
     table.write_text("\n".join([header, *rows]) + "\n")
@@ -333,7 +333,9 @@ def test_an_outline_that_joins_two_lesions_is_still_the_annotation_s(folder, mak
     chain = [(at[0], at[1], at[2] - 5 * n) for n in range(5)]
     write_xml(folder / "lidc_xml" / "a.xml", UID, grid, *[chain] * 3)
     table = folder / "annotations.csv"
-    table.write_text(table.read_text().replace(row(UID, centre, 20.0), row(UID, centre, 4.0)))
+    table.write_text(
+        table.read_text(encoding="utf-8").replace(row(UID, centre, 20.0), row(UID, centre, 4.0))
+    )
     scan, matches = Luna16(folder).read_matched(UID)
     counted = [f for f in scan.findings if f.included]
     assert [m.finding for m in matches] == [0] and len(counted) == 1
@@ -436,7 +438,7 @@ def test_spheres_instead_of_outlines(folder, make_scan):
 @pytest.mark.parametrize("change", [".mhd,", " ,", "\u00a0,", ".MHD ,"])
 def test_rows_are_of_the_scan_however_its_name_is_written(folder, change):
     table = folder / "annotations.csv"
-    head, *rows = table.read_text().splitlines()
+    head, *rows = table.read_text(encoding="utf-8").splitlines()
     text = "\n".join([head, *(r.replace(",", change, 1) for r in rows)])
     table.write_text(text + "\n", encoding="utf-8")
     source = Luna16(folder)
@@ -463,7 +465,7 @@ def test_a_row_of_no_scan_is_refused_also_without_a_list_of_series(folder, table
 
 
 def test_an_annotation_twice_is_refused(folder):
-    first = (folder / "annotations.csv").read_text().splitlines()[1]
+    first = (folder / "annotations.csv").read_text(encoding="utf-8").splitlines()[1]
     append(folder / "annotations.csv", first.replace(",", ".mhd,", 1))
     refused(folder, "line 6 repeats line 2")
 

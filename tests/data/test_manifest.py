@@ -52,7 +52,7 @@ def test_splits_are_disjoint_and_folds_test_each_subset_once(subsets):
 
 def test_what_another_version_prepared_is_refused(done):
     path = done / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["settings"]["format"] -= 1
     path.write_text(json.dumps(manifest))
     refused(done, "prepared by another version .*prepare its scans again")
@@ -86,7 +86,7 @@ def test_every_fold_of_a_dataset(prepared):
 
 
 def test_the_manifest_records_the_folds_and_counts(prepared):
-    manifest = json.loads((prepared / "manifest.json").read_text())
+    manifest = json.loads((prepared / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["folds"] == [split_subsets([0, 1, 2, 3], k) for k in range(4)]
     counts = manifest["counts"]
     assert (counts["scans"], counts["nodules"], counts["spheres"], counts["scan"]) == (4, 4, 4, 4)
@@ -97,7 +97,7 @@ def test_the_manifest_records_the_folds_and_counts(prepared):
 def test_the_order_in_which_scans_were_finished_does_not_matter(
     prepared, luna16, settings, tmp_path
 ):
-    entries = json.loads((prepared / "manifest.json").read_text())["scans"]
+    entries = json.loads((prepared / "manifest.json").read_text(encoding="utf-8"))["scans"]
     for order in (entries, entries[::-1], entries[2:] + entries[:2]):
         write_manifest(tmp_path, Luna16(luna16), settings, order)
         assert (tmp_path / "manifest.json").read_bytes() == (
@@ -106,7 +106,7 @@ def test_the_order_in_which_scans_were_finished_does_not_matter(
 
 
 def test_shards_without_records_are_not_read(done):
-    manifest = json.loads((done / "manifest.json").read_text())
+    manifest = json.loads((done / "manifest.json").read_text(encoding="utf-8"))
     manifest["scans"][2]["files"]["nodule"]["records"] = 0
     (done / "manifest.json").write_text(json.dumps(manifest))
     (path,) = Dataset(done).shards("train", "nodule")
@@ -114,7 +114,7 @@ def test_shards_without_records_are_not_read(done):
 
 
 def test_scans_in_fewer_than_three_subsets(done):
-    manifest = json.loads((done / "manifest.json").read_text())
+    manifest = json.loads((done / "manifest.json").read_text(encoding="utf-8"))
     for entries in (manifest["scans"][:2], manifest["scans"][:0]):
         (done / "manifest.json").write_text(json.dumps(manifest | {"scans": entries}))
         refused(done, "train, validation and test need scans in at least three of subset0..9")
@@ -130,7 +130,7 @@ def test_scans_in_fewer_than_three_subsets(done):
     ],
 )
 def test_a_patient_in_two_splits_is_refused_as_no_prepare_leaves_it(done, patients, saying):
-    manifest = json.loads((done / "manifest.json").read_text())
+    manifest = json.loads((done / "manifest.json").read_text(encoding="utf-8"))
     for entry, patient in zip(manifest["scans"], patients, strict=True):
         entry["patient"] = patient
     (done / "manifest.json").write_text(json.dumps(manifest))
@@ -139,7 +139,7 @@ def test_a_patient_in_two_splits_is_refused_as_no_prepare_leaves_it(done, patien
 
 
 def test_a_scan_under_two_names_in_two_splits_is_refused(done):
-    manifest = json.loads((done / "manifest.json").read_text())
+    manifest = json.loads((done / "manifest.json").read_text(encoding="utf-8"))
     first, *_, last = manifest["scans"]
     last["voxels"] = first["voxels"]
     (done / "manifest.json").write_text(json.dumps(manifest))
@@ -147,7 +147,7 @@ def test_a_scan_under_two_names_in_two_splits_is_refused(done):
 
 
 def test_a_patient_may_have_scans_in_two_subsets_of_one_split(done):
-    manifest = json.loads((done / "manifest.json").read_text())
+    manifest = json.loads((done / "manifest.json").read_text(encoding="utf-8"))
     for entry, patient in zip(manifest["scans"], "PQRR", strict=True):
         entry["patient"] = patient
     (done / "manifest.json").write_text(json.dumps(manifest))
@@ -172,7 +172,7 @@ def without(tree: dict, key: str) -> dict:
 
 
 def test_a_manifest_without_any_of_its_keys(done):
-    whole = json.loads((done / "manifest.json").read_text())
+    whole = json.loads((done / "manifest.json").read_text(encoding="utf-8"))
     entry = whole["scans"][1]
     shard = entry["files"]["scan"]
     entries = [without(entry, key) for key in ("series_uid", "subset", "files", "made_from")]
@@ -201,7 +201,7 @@ def test_a_shard_that_is_missing_or_cut_short_is_named(done, kind):
 
 def test_the_identity_goes_by_the_content(prepared, done):
     assert Dataset(done).identity == Dataset(prepared, 1).identity  # not by folder or fold
-    manifest = json.loads((done / "manifest.json").read_text())
+    manifest = json.loads((done / "manifest.json").read_text(encoding="utf-8"))
     changes = [
         ("settings", manifest["settings"] | {"spacing_mm": 2.0}),
         ("scans", manifest["scans"][1:]),

@@ -258,7 +258,7 @@ def test_geometry_that_contradicts_itself_or_is_unknown(write, changes, named):
 
 def test_a_key_that_is_there_twice(write):
     path = write()
-    path.write_text(path.read_text().replace("NDims", "Offset = 0 0 0\nNDims"))
+    path.write_text(path.read_text(encoding="utf-8").replace("NDims", "Offset = 0 0 0\nNDims"))
     refused(path, "remove the wrong one")
 
 
@@ -295,7 +295,7 @@ def test_no_header_at_all(tmp_path, content):
 
 def test_last_key_without_a_value(write):
     path = write()
-    path.write_text(path.read_text().replace("File = a.raw", "File"))
+    path.write_text(path.read_text(encoding="utf-8").replace("File = a.raw", "File"))
     refused(path, "has no ElementDataFile")
 
 

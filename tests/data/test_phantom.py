@@ -23,7 +23,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def uids(root: pathlib.Path) -> list[str]:
-    return (root / "seriesuids.csv").read_text().splitlines()
+    return (root / "seriesuids.csv").read_text(encoding="utf-8").splitlines()
 
 
 def image(path: pathlib.Path) -> sitk.Image:
@@ -48,7 +48,7 @@ def test_headers_are_luna16s(root):
     geometry = set()
     for number, uid in enumerate(uids(root)):
         for folder, kind in ((f"subset{number}", "MET_SHORT"), ("seg-lungs-LUNA16", "MET_UCHAR")):
-            lines = (root / folder / f"{uid}.mhd").read_text().splitlines()
+            lines = (root / folder / f"{uid}.mhd").read_text(encoding="utf-8").splitlines()
             header = dict(line.split(" = ") for line in lines)
             assert header["ElementType"] == kind
             assert header["CompressedData"] == "True"
@@ -72,8 +72,8 @@ def test_bytes_depend_on_seed_and_number_alone(root, tmp_path):
     assert len(written) == 6
     for path in written:
         assert path.read_bytes() == (root / path.relative_to(tmp_path)).read_bytes(), path.name
-    alone = (tmp_path / "annotations.csv").read_text()
-    assert (root / "annotations.csv").read_text().startswith(alone)
+    alone = (tmp_path / "annotations.csv").read_text(encoding="utf-8")
+    assert (root / "annotations.csv").read_text(encoding="utf-8").startswith(alone)
     assert phantom.series_uid(3, 0) != phantom.series_uid(4, 0)
 
 

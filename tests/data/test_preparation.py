@@ -49,7 +49,9 @@ def times(folder: pathlib.Path) -> dict[str, int]:
 def test_one_process_writes_what_two_wrote(luna16, prepared, tmp_path, settings, capsys):
     manifest = prepare(luna16, tmp_path / "new" / "out", settings, workers=1)
     assert contents(tmp_path / "new" / "out") == contents(prepared)
-    assert json.loads((prepared / "manifest.json").read_text()) == json.loads(json.dumps(manifest))
+    assert json.loads((prepared / "manifest.json").read_text(encoding="utf-8")) == json.loads(
+        json.dumps(manifest)
+    )
     assert "4/4" in capsys.readouterr().out  # progress
     hidden = [name for name in contents(prepared) if pathlib.Path(name).name.startswith(".")]
     assert hidden == [".lock"]
@@ -65,7 +67,9 @@ def test_nothing_is_written_again(luna16, done, settings):
 def test_a_changed_scan_alone_is_done_again(folder, done, settings):
     before = times(done)
     table = folder / "annotations.csv"
-    table.write_text(table.read_text().replace("20.0", "12.0", 1))  # the first row: 1.2.0
+    table.write_text(
+        table.read_text(encoding="utf-8").replace("20.0", "12.0", 1)
+    )  # the first row: 1.2.0
     with open(done / "subset3" / "1.2.3.scan.arrayrecord", "r+b") as file:
         file.truncate(1000)
     prepare(folder, done, settings, workers=1)
@@ -73,7 +77,7 @@ def test_a_changed_scan_alone_is_done_again(folder, done, settings):
     changed = {name for name in before if before[name] != after[name]}
     redone = {name for name in before if name.startswith(("1.2.0.", "1.2.3."))}
     assert changed == {*redone, "manifest.json"}
-    manifest = json.loads((done / "manifest.json").read_text())
+    manifest = json.loads((done / "manifest.json").read_text(encoding="utf-8"))
     assert [e["nodules"][0]["diameter_mm"] for e in manifest["scans"]] == [12, 20, 20, 20]
 
 
@@ -101,7 +105,7 @@ def test_a_broken_manifest_is_not_overwritten(luna16, tmp_path, settings, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(InputError, match=r"manifest\.json: is broken"):
         prepare(luna16, tmp_path, settings)
-    assert (tmp_path / "manifest.json").read_text() == text
+    assert (tmp_path / "manifest.json").read_text(encoding="utf-8") == text
 
 
 def test_a_folder_that_cannot_be_written(luna16, tmp_path, settings):
@@ -235,7 +239,7 @@ def test_a_skipped_scan_s_reason_names_no_series_where_they_have_pseudonyms(
     (folder / "subset3" / "1.2.3.zraw").write_bytes(b"")
     key = Key(b"sixteen bytes!!!")
     prepare(folder, tmp_path / "out", settings, workers=1, key=key, skip_broken=True)
-    text = (tmp_path / "out" / "manifest.json").read_text()
+    text = (tmp_path / "out" / "manifest.json").read_text(encoding="utf-8")
     assert "1.2.3" not in text and str(folder) not in text
     assert key.pseudonym("1.2.3").series_uid in text
 
@@ -309,7 +313,7 @@ def test_nothing_is_prepared_that_is_not_accepted(folder, done, settings, reads)
     prepare(folder, done, settings, accept=accept)
     held = contents(done)
     table = folder / "annotations.csv"
-    table.write_text(table.read_text().replace("20.0", "12.0", 1))
+    table.write_text(table.read_text(encoding="utf-8").replace("20.0", "12.0", 1))
     with pytest.raises(InputError, match="another dataset"):
         prepare(folder, done, settings, accept=accept)
     assert contents(done) == held

@@ -32,11 +32,13 @@ def names_a_series(text: str) -> bool:
 
 
 def test_nothing_that_is_written_names_a_series(hidden, prepared):
-    assert names_a_series((prepared / "manifest.json").read_text())  # as it does without a key
+    assert names_a_series(
+        (prepared / "manifest.json").read_text(encoding="utf-8")
+    )  # as it does without a key
     for path in hidden.rglob("*"):
         assert not names_a_series(path.name)
         if path.suffix == ".json":
-            assert not names_a_series(path.read_text())
+            assert not names_a_series(path.read_text(encoding="utf-8"))
     dataset = Dataset(hidden)
     for split in dataset.splits:
         for kind in KINDS:
@@ -55,14 +57,14 @@ def records(shard: str) -> list[bytes]:
 def test_pseudonyms_are_one_a_series_everywhere(hidden):
     expected = [KEY.pseudonym(uid).series_uid for uid in UIDS]
     assert len(set(expected)) == 4
-    manifest = json.loads((hidden / "manifest.json").read_text())
+    manifest = json.loads((hidden / "manifest.json").read_text(encoding="utf-8"))
     assert [e["series_uid"] for e in manifest["scans"]] == expected
     for number, uid in enumerate(expected):
         folder = hidden / f"subset{number}"
         assert {p.name for p in folder.iterdir()} == {
             f"{uid}.json", *(f"{uid}.{kind}.arrayrecord" for kind in KINDS)
         }  # fmt: skip
-        assert json.loads((folder / f"{uid}.json").read_text())["series_uid"] == uid
+        assert json.loads((folder / f"{uid}.json").read_text(encoding="utf-8"))["series_uid"] == uid
     dataset = Dataset(hidden)
     found = [r.series_uid for split in ("test", "validation", "train")
              for r in scan_records(dataset, split)]  # fmt: skip
@@ -88,7 +90,10 @@ def test_another_key_makes_other_pseudonyms_and_hashes():
 def test_the_input_s_fingerprint_needs_the_key_too(hidden, prepared):
     """Or one who guesses a UID could confirm it, from what the files of the archive are like."""
     plain, ours = (
-        [e["made_from"]["input"] for e in json.loads((f / "manifest.json").read_text())["scans"]]
+        [
+            e["made_from"]["input"]
+            for e in json.loads((f / "manifest.json").read_text(encoding="utf-8"))["scans"]
+        ]
         for f in (prepared, hidden)
     )
     assert not set(plain) & set(ours)
@@ -115,7 +120,7 @@ def test_the_same_key_goes_on(luna16, hidden, settings):
 
 
 def test_what_is_printed_names_no_series(hidden):
-    manifest = json.loads((hidden / "manifest.json").read_text())
+    manifest = json.loads((hidden / "manifest.json").read_text(encoding="utf-8"))
     for entry in manifest["scans"]:
         entry["has_outlines"] = True
     lines = list(consistency(manifest))

@@ -44,7 +44,7 @@ def contents(folder: pathlib.Path, pattern: str = "subset*/*") -> dict[str, byte
 
 
 def test_the_entry_says_what_is_there(prepared, luna16):
-    entry = json.loads((prepared / "subset0" / f"{UID}.json").read_text())
+    entry = json.loads((prepared / "subset0" / f"{UID}.json").read_text(encoding="utf-8"))
     for kind in KINDS:
         file = entry["files"][kind]
         assert (prepared / file["name"]).stat().st_size == file["bytes"]
@@ -200,7 +200,7 @@ def test_the_same_scan_makes_the_same_bytes(prepared, luna16, tmp_path, settings
 def test_finished_scans_are_left_alone(done, luna16, settings):
     before = {p: p.stat().st_mtime_ns for p in done.glob("subset0/*")}
     entry = prepare_scan(Luna16(luna16), UID, done, settings)
-    assert entry == json.loads((done / "subset0" / f"{UID}.json").read_text())
+    assert entry == json.loads((done / "subset0" / f"{UID}.json").read_text(encoding="utf-8"))
     assert {p: p.stat().st_mtime_ns for p in done.glob("subset0/*")} == before
 
 
@@ -347,7 +347,7 @@ def test_a_change_that_was_killed_half_way_leaves_nothing_that_is_trusted(
     folder = pathlib.Path(shutil.copytree(luna16, tmp_path / "luna16"))
     out = pathlib.Path(shutil.copytree(prepared, tmp_path / "out"))
     table = folder / "annotations.csv"
-    table.write_text(table.read_text().replace("20.0", "12.0", 1))
+    table.write_text(table.read_text(encoding="utf-8").replace("20.0", "12.0", 1))
     command = [sys.executable, "-c", KILLED, str(folder), str(out), UID]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == -9
     assert not (out / "subset0" / f"{UID}.json").exists()

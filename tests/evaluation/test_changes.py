@@ -86,10 +86,10 @@ def test_the_table_holds_what_is_done(tmp_path, bases):
     assert len(rows) == 4 and len({row.count("|") for row in rows}) == 1
     assert f"| base | 3 | {dices.mean():.3f} (" in rows[2]
     assert "| more | 2 | +0.030 (+0.030 … +0.030) * |" in rows[3] and rows[3].endswith("| 6 |")
-    stored = json.loads((tmp_path / "ablation.json").read_text())
+    stored = json.loads((tmp_path / "ablation.json").read_text(encoding="utf-8"))
     assert stored["more"]["seeds"] == 2 and stored["more"]["step_ms"] == 6
     assert stored["more"]["metrics"].keys() >= COLUMNS.keys()
-    assert (tmp_path / "ablation.md").read_text() == text
+    assert (tmp_path / "ablation.md").read_text(encoding="utf-8") == text
 
 
 def test_runs_on_other_data_are_refused(tmp_path, bases):
@@ -107,7 +107,7 @@ def test_scans_without_nodules_leave_cpm_its_interval(tmp_path):
     for workdir in (*runs, *bases):
         for number in (0, 1, 2):
             path = folder_of(workdir, "test") / f"1.2.{number}.json"
-            entry = json.loads(path.read_text())
+            entry = json.loads(path.read_text(encoding="utf-8"))
             entry["result"] |= {"nodules": [], "included": []}
             path.write_text(json.dumps(entry))
     rows = seed_by_seed(runs, bases)
@@ -155,7 +155,7 @@ def test_probabilities_of_one_rotation_do_not_rank_those_of_another(tmp_path):
     for rotation, scale in enumerate((1.0, 0.1)):
         folder = scored(tmp_path / str(rotation), [0.9, 0.8], "d", rotation, f"1.{rotation}")
         for path in folder_of(folder, "test").iterdir():
-            entry = json.loads(path.read_text())
+            entry = json.loads(path.read_text(encoding="utf-8"))
             marks = [[*row[:3], row[3] * scale] for row in entry["result"]["marks"]]
             false = [[500.0, 0.0, 0.0, 0.5 * scale] for _ in range(9)]
             entry["result"]["marks"] = marks + false
@@ -190,7 +190,7 @@ def test_a_patients_scans_are_drawn_together(tmp_path):
         for folder in pair:
             for number, patient in enumerate(patients):
                 path = folder_of(folder, "test") / f"1.2.{number}.json"
-                entry = json.loads(path.read_text())
+                entry = json.loads(path.read_text(encoding="utf-8"))
                 entry["result"]["patient"] = patient
                 path.write_text(json.dumps(entry))
         return np.ptp(difference({(0, 0): tuple(pair)})["nodule_dice"]["interval"])
@@ -214,11 +214,11 @@ def test_the_table_of_rotations(rotations, tmp_path):
     assert tables[2].splitlines()[0] == "| nodule Dice, tested on | A | B | C | D |"
     assert "| more | +0.000" in tables[2] and "+0.120" in tables[2].splitlines()[3]
     assert tables[3].startswith("| CPM, tested on | A | B | C | D |")
-    stored = json.loads((tmp_path / "ablation.json").read_text())
+    stored = json.loads((tmp_path / "ablation.json").read_text(encoding="utf-8"))
     assert stored["more"]["note"] == "mind"
     assert stored["more"]["rotations"] == [0, 1, 2, 3] and stored["more"]["seeds"] == 1
     del base[2, 0], base[2, 1]  # not done yet: what there is, is compared
     write_table({"base": base, "more": run}, "base", tmp_path, ["A", "B", "C", "D"])
-    stored = json.loads((tmp_path / "ablation.json").read_text())
+    stored = json.loads((tmp_path / "ablation.json").read_text(encoding="utf-8"))
     assert stored["base"]["rotations"] == stored["more"]["rotations"] == [0, 1, 3]
     assert list(stored["more"]["metrics"]["nodule_dice"]["by_rotation"]) == ["0", "1", "3"]

@@ -64,8 +64,8 @@ def test_crops_of_a_list_are_nodules_and_what_lies_elsewhere(second_config, csv,
 def test_what_lies_beyond_the_volume_is_no_crop_of_air(
     second_config, csv, dataset, tmp_path, monkeypatch
 ):
-    uids = {line.split(",")[0] for line in csv.read_text().splitlines()[1:]}
-    csv.write_text(csv.read_text() + "".join(f"{uid},5000,0,0,0\n" for uid in uids))
+    uids = {line.split(",")[0] for line in csv.read_text(encoding="utf-8").splitlines()[1:]}
+    csv.write_text(csv.read_text(encoding="utf-8") + "".join(f"{uid},5000,0,0,0\n" for uid in uids))
     scans = Collector(tmp_path / "a", second_config, dataset, restore_predictor)("train")
     assert [scan["crops"] for scan in scans] == [{"nodule": 2, "other": 3, "rated": 0}] * 2
     monkeypatch.setattr(Grid, "holds", lambda *_: False)  # as of nodules that the lungs' box lacks
@@ -89,8 +89,12 @@ def test_crops_that_are_gone_are_missed(second_config, csv, dataset, tmp_path):
 def test_a_list_of_some_scans_says_of_how_many_it_knows_nothing(
     second_config, csv, dataset, tmp_path, capsys
 ):
-    uid = csv.read_text().splitlines()[1].split(",")[0]
-    csv.write_text("".join(l for l in csv.read_text().splitlines(True) if not l.startswith(uid)))
+    uid = csv.read_text(encoding="utf-8").splitlines()[1].split(",")[0]
+    csv.write_text(
+        "".join(
+            l for l in csv.read_text(encoding="utf-8").splitlines(True) if not l.startswith(uid)
+        )
+    )
     Collector(tmp_path, second_config, dataset, restore_predictor)
     assert "has no candidate in 1 of 4 scans" in capsys.readouterr().out
 
@@ -159,6 +163,8 @@ def test_training_does_not_go_on_with_other_candidates(second_config, csv, datas
     Collector(tmp_path, second_config, dataset, restore_predictor)("validation")
     (tmp_path / "checkpoints" / "2").mkdir(parents=True)
     Collector(tmp_path, second_config, dataset, restore_predictor)
-    csv.write_text(csv.read_text() + csv.read_text().splitlines()[1] + "\n")
+    csv.write_text(
+        csv.read_text(encoding="utf-8") + csv.read_text(encoding="utf-8").splitlines()[1] + "\n"
+    )
     with pytest.raises(InputError, match="was trained on other candidates"):
         Collector(tmp_path, second_config, dataset, restore_predictor)

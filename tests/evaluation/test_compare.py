@@ -123,7 +123,7 @@ def test_what_is_not_scored_is_refused(tmp_path, dices):
     with pytest.raises(InputError, match="no scan of the test split was scored in both"):
         compare(a, scored(tmp_path / "b", {77: 0.5}), "test")
     mixed = folder_of(a, "test") / "1.2.3.json"
-    mixed.write_text(mixed.read_text().replace('"step": 1', '"step": 2'))
+    mixed.write_text(mixed.read_text(encoding="utf-8").replace('"step": 1', '"step": 2'))
     with pytest.raises(InputError, match="scored in part only; run python"):
         compare(a, a, "test")
     mixed.unlink()  # as where scoring was interrupted
@@ -133,7 +133,7 @@ def test_what_is_not_scored_is_refused(tmp_path, dices):
 
 def rescored(workdir, change):
     for path in folder_of(workdir, "test").iterdir():
-        entry = json.loads(path.read_text())
+        entry = json.loads(path.read_text(encoding="utf-8"))
         change(entry)
         path.write_text(json.dumps(entry))
     return workdir

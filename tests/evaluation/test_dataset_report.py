@@ -59,7 +59,7 @@ def copy(prepared, tmp_path):
     folder = shutil.copytree(prepared, tmp_path / "copy")
 
     def change(edit) -> pathlib.Path:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         edit(manifest)
         (folder / "manifest.json").write_text(json.dumps(manifest))
         return folder

@@ -106,7 +106,7 @@ def test_luna16_official_numbers(real_data):
     folder = real_data / "froc"
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
-    expected = json.loads((folder / "expected.json").read_text())
+    expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
     names = ("submission", "annotations", "annotations_excluded", "seriesuids")
     froc = froc_command.score(*(folder / f"{name}.csv" for name in names), bootstrap=1000).to_json()
     for name in COUNTS:
@@ -248,7 +248,7 @@ def test_the_command_writes_numbers_and_a_picture(files, tmp_path):
     done = run(files, f"--json={tmp_path}/new/froc.json", f"--plot={tmp_path}/froc.png")
     assert done.returncode == 0, done.stderr
     assert "1.000000" in done.stdout
-    values = json.loads((tmp_path / "new" / "froc.json").read_text())
+    values = json.loads((tmp_path / "new" / "froc.json").read_text(encoding="utf-8"))
     assert [values[name] for name in COUNTS] == [2, 1, 1, 0, 1, 0, 0]
     assert values["cpm"] == 1
     assert values["rows"]["annotations"] == {"rows": 2, "matched": 1, "left": 1}
@@ -291,7 +291,7 @@ def test_bad_rows_are_named(files, name, text, told):
 def test_names_of_scans_are_read_as_people_write_them(files):
     expected = froc_command.score(**files).to_json()
     for name in ("submission", "annotations", "seriesuids"):
-        text = files[name].read_text()
+        text = files[name].read_text(encoding="utf-8")
         files[name].write_text(text.replace("a,", "a.mhd ,").replace("b\n", "b \n"))
     assert froc_command.score(**files).to_json() == expected
     files["annotations"].write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\nc,1,2,3,4\n")
@@ -300,7 +300,7 @@ def test_names_of_scans_are_read_as_people_write_them(files):
 
 
 def test_another_header_is_refused(files):
-    text = files["submission"].read_text()
+    text = files["submission"].read_text(encoding="utf-8")
     files["submission"].write_text(text.replace("probability", "score"))
     with pytest.raises(InputError, match="probability"):
         froc_command.score(**files)
@@ -316,7 +316,9 @@ def test_marks_in_voxels_are_refused(files):
         files["submission"].write_text(header + voxels + one_more)
         assert froc_command.score(**files).false_positives == 13
     files["submission"].write_text(header + voxels)
-    files["annotations"].write_text(files["annotations"].read_text().replace("-", ""))
+    files["annotations"].write_text(
+        files["annotations"].read_text(encoding="utf-8").replace("-", "")
+    )
     assert froc_command.score(**files).false_positives == 12  # nodules so too: a world of its own
 
 

@@ -62,7 +62,7 @@ def test_the_scores_are_those_of_all_folds_scans_together(fold, tmp_path):
     folders = [fold(k, threshold=t) for k, t in enumerate(thresholds)]
     metrics = gather(folders, "test", tmp_path / "all")
     stored = [
-        json.loads(path.read_text())["result"]
+        json.loads(path.read_text(encoding="utf-8"))["result"]
         for folder in folders
         for path in sorted(folder_of(folder, "test").iterdir())
     ]
@@ -78,8 +78,8 @@ def test_the_scores_are_those_of_all_folds_scans_together(fold, tmp_path):
     assert at_threshold == np.concatenate(above).sum() / 9
     assert metrics["thresholds"] == {"threshold": 0.2, "finding_threshold": [0.25, 0.5, 0.75]}
     assert metrics["folds"] == [0, 1, 2] and metrics["step"] == [100, 101, 102]
-    assert json.loads((tmp_path / "all" / "metrics.json").read_text()) == metrics
-    assert len((tmp_path / "all" / "scans.csv").read_text().splitlines()) == 10
+    assert json.loads((tmp_path / "all" / "metrics.json").read_text(encoding="utf-8")) == metrics
+    assert len((tmp_path / "all" / "scans.csv").read_text(encoding="utf-8").splitlines()) == 10
 
 
 def test_each_fold_keeps_the_second_stage_that_decided_in_it(fold, tmp_path):
@@ -88,7 +88,7 @@ def test_each_fold_keeps_the_second_stage_that_decided_in_it(fold, tmp_path):
         for k, t in enumerate((0.9, None))
     ]
     gather(folders, "test", tmp_path / "all")
-    report = (tmp_path / "all" / "report.html").read_text()
+    report = (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
     assert "in regions above 0.9 (both stages" in report and ", 0.5, by fold" in report
     _, settings = scored_split(tmp_path / "all", "test")
     assert [own["finding_threshold"] for own in settings["second_stage"]] == [0.9, None]
@@ -135,7 +135,7 @@ def test_folds_that_differ_are_refused_by_name(fold, tmp_path, other, told):
 def test_folds_and_their_members_are_given_in_any_order(fold, tmp_path):
     def with_channels(workdir, *channels):
         for path in folder_of(workdir, "test").iterdir():
-            entry = json.loads(path.read_text())
+            entry = json.loads(path.read_text(encoding="utf-8"))
             for member, own in zip(entry["settings"]["members"], channels, strict=True):
                 member["config"]["model.channels"] = own
             path.write_text(json.dumps(entry))

@@ -35,19 +35,21 @@ def test_metrics_and_report_have_both_stages(config, dataset, oracle, second, tm
     metrics = evaluate_split(oracle(shift=1), config, dataset, "test", tmp_path, MEMBERS, second)
     own = metrics["second_stage"]
     assert own["first_stage"]["cpm"] == metrics["cpm"] and own["weight"] == 0.5
-    assert json.loads((tmp_path / "metrics.json").read_text())["second_stage"] == own
-    report = (tmp_path / "report.html").read_text()
+    assert (
+        json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["second_stage"] == own
+    )
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "false positives of the highest, at most 3 a scan" in report
     assert "integrated gradients" in report and "no nodule that was found is rated" in report
     assert (tmp_path / "figures" / "second_stage.png").exists()
-    rows = (tmp_path / "candidates_second_stage.csv").read_text().splitlines()
+    rows = (tmp_path / "candidates_second_stage.csv").read_text(encoding="utf-8").splitlines()
     assert (
         rows[0]
         == "seriesuid,coordX,coordY,coordZ,probability,first_stage,nodule_probability,malignancy"
     )
     assert len(rows) == 1 + own["marks"]
     evaluate_split(oracle(shift=1), config, dataset, "test", tmp_path, MEMBERS)
-    assert "second_stage" not in json.loads((tmp_path / "metrics.json").read_text())
+    assert "second_stage" not in json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert not (tmp_path / "figures" / "second_stage.png").exists()
     assert not (tmp_path / "candidates_second_stage.csv").exists()
 

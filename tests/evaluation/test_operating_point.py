@@ -57,7 +57,7 @@ def test_thresholds_are_those_of_the_highest_dice(blurred, config, dataset, work
               GRID["finding_threshold"].index(point.finding_threshold))  # fmt: skip
     assert np.ptp(dice) > 0.1 and dice[chosen] == dice.max()
     assert point.candidate_threshold <= point.threshold <= point.finding_threshold
-    stored = json.loads((workdir / "operating_point.json").read_text())
+    stored = json.loads((workdir / "operating_point.json").read_text(encoding="utf-8"))
     assert stored["chosen_on"]["nodules"] == 1
     assert stored["chosen_on"]["dice"] == pytest.approx(dice.max())
 

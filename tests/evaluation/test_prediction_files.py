@@ -54,7 +54,7 @@ def test_images_lie_on_the_scans_grid_and_probability_reads_as_0_to_1(prediction
 def test_tables_say_where_in_the_mask_each_finding_is(prediction, tmp_path):
     write_prediction(tmp_path, "x", prediction, {"checkpoint_step": 7})
     mask = sitk.ReadImage(str(tmp_path / "x_mask.nii.gz"))
-    found = json.loads((tmp_path / "x_findings.json").read_text())
+    found = json.loads((tmp_path / "x_findings.json").read_text(encoding="utf-8"))
     assert found["series_uid"] == "1.2.3" and found["checkpoint_step"] == 7
     with open(tmp_path / "x_findings.csv") as file:
         rows = list(csv.DictReader(file))
@@ -106,18 +106,22 @@ def test_nothing_of_an_earlier_prediction_stays_and_nothing_of_another_goes(pred
     write_prediction(tmp_path, "x", nothing, {})
     after = {p.name for p in tmp_path.iterdir()}
     assert before - after == {"x_finding_001.png", "x_finding_002.png", "x_segmentation.dcm"}
-    assert len((tmp_path / "x_findings.csv").read_text().splitlines()) == 1
-    assert json.loads((tmp_path / "x_findings.json").read_text())["findings"] == []
+    assert len((tmp_path / "x_findings.csv").read_text(encoding="utf-8").splitlines()) == 1
+    assert json.loads((tmp_path / "x_findings.json").read_text(encoding="utf-8"))["findings"] == []
 
 
 def test_json_alone_has_warnings_and_what_lies_outside_the_lungs(prediction, tmp_path):
     outside = [dataclasses.replace(prediction.detections[1], lung="outside")]
     scan = dataclasses.replace(prediction.scan, warnings=("no lungs",))
     write_prediction(tmp_path, "x", dataclasses.replace(prediction, scan=scan, outside=outside), {})
-    found = json.loads((tmp_path / "x_findings.json").read_text())
+    found = json.loads((tmp_path / "x_findings.json").read_text(encoding="utf-8"))
     assert found["warnings"] == ["no lungs"]
     (only,) = found["outside_lungs"]
     assert only["lung"] == "outside"
     assert only["centre_mm"] == found["findings"][1]["centre_mm"]
-    assert len(found["findings"]) == len((tmp_path / "x_findings.csv").read_text().split()) - 1 == 2
+    assert (
+        len(found["findings"])
+        == len((tmp_path / "x_findings.csv").read_text(encoding="utf-8").split()) - 1
+        == 2
+    )
     assert len(list(tmp_path.glob("*.png"))) == 2

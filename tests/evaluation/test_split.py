@@ -47,16 +47,16 @@ def test_the_truth_scores_near_one_on_the_scans_own_grid(score, tmp_path):
     assert metrics["intervals"]["dice"] is None  # one scan cannot be resampled
     assert set(metrics["intervals"]["sensitivity"].values()) == {None}
     assert metrics["cpm"] == 1 and set(metrics["sensitivity"].values()) == {1.0}
-    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
-    (nodule,) = csv.DictReader((tmp_path / "nodules.csv").read_text().splitlines())
+    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8")) == metrics
+    (nodule,) = csv.DictReader((tmp_path / "nodules.csv").read_text(encoding="utf-8").splitlines())
     assert float(nodule["probability"]) == pytest.approx(0.9)
     assert float(nodule["dice"]) == metrics["nodule_dice"]
     # the voxels within are given 0.9, those without 0, and there is one view
     assert 0.05 < float(nodule["boundary_entropy"]) < 0.469 and "boundary_spread" not in nodule
     assert (tmp_path / "report.html").stat().st_size > 10_000
-    (scan,) = csv.DictReader((tmp_path / "scans.csv").read_text().splitlines())
+    (scan,) = csv.DictReader((tmp_path / "scans.csv").read_text(encoding="utf-8").splitlines())
     assert (scan["searched"], scan["warnings"]) == ("lungs", "")
-    assert "<th>Searched</th>" in (tmp_path / "report.html").read_text()
+    assert "<th>Searched</th>" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_wrong_place_is_a_miss_and_a_false_positive(score):
@@ -72,8 +72,8 @@ def test_a_wrong_place_is_a_miss_and_a_false_positive(score):
 def test_silence_has_no_precision_and_is_never_nan(score, tmp_path):
     metrics = score(gain=0.0)
     assert metrics["precision"] is None and metrics["recall"] == 0
-    assert "NaN" not in (tmp_path / "metrics.json").read_text()
-    assert (tmp_path / "candidates.csv").read_text().split() == [
+    assert "NaN" not in (tmp_path / "metrics.json").read_text(encoding="utf-8")
+    assert (tmp_path / "candidates.csv").read_text(encoding="utf-8").split() == [
         "seriesuid,coordX,coordY,coordZ,probability"
     ]
 
@@ -136,7 +136,10 @@ def test_each_split_has_results_of_its_own(score, tmp_path):
     score(workdir=tmp_path)
     before = results(tmp_path)
     metrics = score(workdir=tmp_path, split="validation")
-    assert json.loads((tmp_path / "validation" / "metrics.json").read_text()) == metrics
+    assert (
+        json.loads((tmp_path / "validation" / "metrics.json").read_text(encoding="utf-8"))
+        == metrics
+    )
     assert (tmp_path / "validation" / "report.html").exists()
     assert before.items() <= results(tmp_path).items()
 
@@ -145,7 +148,7 @@ def test_what_a_kill_left_half_written_is_no_scan(score, tmp_path):
     score()
     folder = folder_of(tmp_path, "test")
     (path,) = folder.glob("*.json")
-    (folder / f".0123abcd.{path.name}").write_text(path.read_text())
+    (folder / f".0123abcd.{path.name}").write_text(path.read_text(encoding="utf-8"))
     assert list(scored_split(tmp_path, "test")[0]) == [path.stem]
 
 
@@ -155,7 +158,7 @@ def test_other_weights_or_settings_are_scored_anew(score, oracle, config, tmp_pa
     predictor = oracle(gain=0.8)
     score(predictor)
     assert predictor.calls == 2  # the thresholds are chosen again, too
-    (nodule,) = csv.DictReader((tmp_path / "nodules.csv").read_text().splitlines())
+    (nodule,) = csv.DictReader((tmp_path / "nodules.csv").read_text(encoding="utf-8").splitlines())
     assert math.isclose(float(nodule["probability"]), 0.8, rel_tol=1e-6)
 
 
@@ -174,5 +177,5 @@ def test_a_split_without_nodules_is_scored_and_says_what_is_not_defined(
         assert metrics[name] is None
     assert metrics["false_positives_per_scan"] == 0
     assert set(metrics["sensitivity"].values()) == {None}
-    assert (tmp_path / "run" / "nodules.csv").read_text().split() == []
+    assert (tmp_path / "run" / "nodules.csv").read_text(encoding="utf-8").split() == []
     assert (tmp_path / "run" / "figures" / "froc.png").exists()

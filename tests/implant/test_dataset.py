@@ -192,7 +192,7 @@ def test_the_command_makes_a_set_and_says_what_it_did(dicom, readings, tmp_path)
         "seriesuids.csv", "patients.csv", "implants.csv", "scans.csv", "README.md",
     }  # fmt: skip
     assert all(part_of(row["outline_seriesuid"], 2) == 1 for row in table(out / "implants.csv"))
-    assert "CC BY 3.0" in (out / "README.md").read_text()
+    assert "CC BY 3.0" in (out / "README.md").read_text(encoding="utf-8")
     helped = run("--help").stdout
     assert all(flag in helped for flag in ("--ct", "--ignore", "--thickness", "--dose"))
 

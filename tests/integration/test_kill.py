@@ -104,7 +104,9 @@ def assert_equal(workdir, undisturbed) -> None:
     assert numbers(workdir) == numbers(undisturbed)
     names = [line[:2] for line in numbers(workdir)]
     assert len(names) == len(set(names))  # each step once
-    assert (workdir / "metrics.json").read_text() == (undisturbed / "metrics.json").read_text()
+    assert (workdir / "metrics.json").read_text(encoding="utf-8") == (
+        undisturbed / "metrics.json"
+    ).read_text(encoding="utf-8")
 
 
 def test_killed_again_and_again_equals_undisturbed(run, flags, start, undisturbed, tmp_path):
@@ -125,7 +127,7 @@ def test_killed_again_and_again_equals_undisturbed(run, flags, start, undisturbe
     assert all(code == -signal.SIGKILL for *_, code in killed)
     run("main", *flags, f"--workdir={tmp_path}", level=LEVEL)
     assert_equal(tmp_path, undisturbed)
-    goodput = json.loads((tmp_path / "goodput.json").read_text())
+    goodput = json.loads((tmp_path / "goodput.json").read_text(encoding="utf-8"))
     assert goodput["starts"] >= 2 and goodput["seconds"]["lost"] > 0
     assert sum(goodput["shares"].values()) == pytest.approx(1)
 

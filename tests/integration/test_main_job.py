@@ -32,24 +32,24 @@ def trained(run, tiny, luna16, tmp_path_factory):
 
 def test_ends_with_metrics_and_a_report_and_prints_where(trained):
     workdir, output = trained
-    metrics = json.loads((workdir / "metrics.json").read_text())
+    metrics = json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
     wanted = {"dice", "precision", "recall", "f1", "iou", "nodule_dice", "hd95_mm", "nsd_2mm",
               "cpm", "sensitivity", "scans", "nodules", "intervals", "strata"}  # fmt: skip
     assert wanted <= metrics.keys() and metrics["scans"] == 1 and metrics["nodules"] == 1
     assert "nodule_dice" in output and str(workdir / "report.html") in output
     assert "parameters" in output  # the table of layers
-    report = (workdir / "report.html").read_text()
+    report = (workdir / "report.html").read_text(encoding="utf-8")
     assert "data:image/png" in report and "http://" not in report
     assert list((workdir / "figures").glob("case-*.png"))
-    rows = list(csv.DictReader((workdir / "nodules.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((workdir / "nodules.csv").read_text(encoding="utf-8").splitlines()))
     assert rows[0]["series_uid"] == "1.2.0"  # subset 0 is the test split of fold 0
 
 
 def test_the_same_command_again_resumes_and_changes_nothing(run, tiny, luna16, trained):
     workdir, _ = trained
-    before = losses(workdir), (workdir / "metrics.json").read_text()
+    before = losses(workdir), (workdir / "metrics.json").read_text(encoding="utf-8")
     run("main", *tiny, f"--config.data.dir={luna16}", f"--workdir={workdir}")
-    assert (losses(workdir), (workdir / "metrics.json").read_text()) == before
+    assert (losses(workdir), (workdir / "metrics.json").read_text(encoding="utf-8")) == before
 
 
 def test_evaluate_scores_any_split_and_replaces_no_other(run, trained, tmp_path):
@@ -57,7 +57,7 @@ def test_evaluate_scores_any_split_and_replaces_no_other(run, trained, tmp_path)
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
     for split in ("validation", "train"):
         told = run("evaluate", f"--workdir={workdir}", f"--split={split}").stdout
-        metrics = json.loads((workdir / split / "metrics.json").read_text())
+        metrics = json.loads((workdir / split / "metrics.json").read_text(encoding="utf-8"))
         assert metrics["split"] == split and f"{workdir}/{split}/report.html" in told
         names = {p.name for p in (workdir / split).iterdir()}
         assert names >= {"report.html", "scans.csv", "nodules.csv", "candidates.csv", "froc"}
@@ -86,11 +86,11 @@ def test_a_workdir_copied_with_its_scans_goes_on(run, tiny, luna16, trained, tmp
     main = ("main", *tiny, f"--workdir={workdir}")
     told = run(*main, f"--config.data.dir={scans}", "--config.train.steps=6").stdout
     assert "resuming from step 4" in told and max(losses(workdir)) == 6
-    assert json.loads((workdir / "finished.json").read_text()) == {"steps": 6}
+    assert json.loads((workdir / "finished.json").read_text(encoding="utf-8")) == {"steps": 6}
     assert {p: p.stat().st_mtime_ns for p in shards} == shards
 
     changed = scans / "annotations.csv"
-    whole = changed.read_text()
+    whole = changed.read_text(encoding="utf-8")
     changed.write_text(whole.replace("20.0", "12.0", 1))
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
     process = run(*main, f"--config.data.dir={scans}", "--config.train.steps=8", fails=True)
@@ -123,7 +123,7 @@ def test_two_runs_are_compared_as_typed(run, trained, tmp_path):
     result = tmp_path / "result.json"
     process = run("evaluate", "--compare", workdir, again, f"--json={result}")
     assert "nodule_dice" in process.stdout and "A − B" in process.stdout
-    assert json.loads(result.read_text())["metrics"]["dice"]["difference"] == 0
+    assert json.loads(result.read_text(encoding="utf-8"))["metrics"]["dice"]["difference"] == 0
     for arguments, named in (
         (("--compare", workdir), "takes two workdirs"),
         (("--compare", workdir, again, "third"), "unexpected argument 'third'"),
@@ -140,8 +140,8 @@ def test_the_froc_command_scores_candidates_csv(run, trained, luna16, tmp_path):
         f"--annotations={luna16 / 'annotations.csv'}", "--bootstrap=0",
         f"--excluded={luna16 / 'annotations_excluded.csv'}",
         f"--seriesuids={workdir / 'froc' / 'seriesuids.csv'}")  # fmt: skip
-    metrics = json.loads((workdir / "metrics.json").read_text())
-    froc = json.loads((tmp_path / "froc.json").read_text())
+    metrics = json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
+    froc = json.loads((tmp_path / "froc.json").read_text(encoding="utf-8"))
     assert froc["cpm"] == metrics["cpm"]
     assert froc["false_positives"] == metrics["froc"]["false_positives"]
 
@@ -162,7 +162,7 @@ def test_predict_writes_masks_on_the_inputs_own_grids(run, trained, luna16, tmp_
         assert mask.GetSize() == image.GetSize() and mask.GetPixelID() == sitk.sitkUInt8
         for what in ("GetSpacing", "GetOrigin", "GetDirection"):
             np.testing.assert_allclose(getattr(mask, what)(), getattr(image, what)(), atol=1e-5)
-        text = (out / f"{name}_findings.csv").read_text()
+        text = (out / f"{name}_findings.csv").read_text(encoding="utf-8")
         assert text.startswith("seriesuid,coordX,coordY,coordZ,probability,diameter_mm,")
 
 
@@ -175,7 +175,7 @@ def test_a_second_stage_is_trained_and_judges_as_typed(run, flips_alone, trained
              "--config.evaluation.attribution_steps=2",
              *flips_alone)  # fmt: skip
     table = tmp_path / "candidates.csv"
-    rows = (luna16 / "annotations.csv").read_text().splitlines()[1:]
+    rows = (luna16 / "annotations.csv").read_text(encoding="utf-8").splitlines()[1:]
     at = [row.split(",") for row in rows]
     table.write_text(
         "seriesuid,coordX,coordY,coordZ,class\n"
@@ -184,16 +184,21 @@ def test_a_second_stage_is_trained_and_judges_as_typed(run, flips_alone, trained
     main = ("main", *flags, f"--config.candidates.workdir={workdir}",
             f"--config.candidates.csv={table}", f"--workdir={second}")  # fmt: skip
     output = run(*main).stdout
-    metrics = json.loads((second / "metrics.json").read_text())
+    metrics = json.loads((second / "metrics.json").read_text(encoding="utf-8"))
     assert {"cpm", "cpm_gain", "auc", "malignancy_auc"} <= metrics.keys()
     assert "AUC of malignancy is not defined" in output  # these nodules have no ratings
     output = run("evaluate", f"--workdir={workdir}", f"--classifier={second}").stdout
     assert "second stage, cpm_gain" in output
-    assert json.loads((workdir / "metrics.json").read_text())["second_stage"]["weight"] is not None
+    assert (
+        json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))["second_stage"]["weight"]
+        is not None
+    )
     source = luna16 / "subset0" / "1.2.0.mhd"
     run("predict", f"--workdir={workdir}", f"--classifier={second}", f"--input={source}",
         f"--output={tmp_path / 'out'}")  # fmt: skip
-    header, *rows = (tmp_path / "out" / "1.2.0_findings.csv").read_text().splitlines()
+    header, *rows = (
+        (tmp_path / "out" / "1.2.0_findings.csv").read_text(encoding="utf-8").splitlines()
+    )
     assert header.endswith("nodule_probability,malignancy,score")
     assert len(list((tmp_path / "out").glob("*_why.png"))) == min(len(rows), 50)
     process = run("evaluate", f"--workdir={second}", fails=True)

@@ -42,7 +42,7 @@ def test_the_whole_way_on_real_anatomy(run, shrunk, luna_like, real_data, tmp_pa
     run("prepare", f"--luna16={luna_like}", f"--out={prepared}", *shrunk)
     run("main", *shrunk, f"--config.data.dir={prepared}", f"--workdir={workdir}")
     run("evaluate", f"--workdir={workdir}")
-    assert json.loads((workdir / "metrics.json").read_text())["scans"] == 1
+    assert json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))["scans"] == 1
     run("predict", f"--workdir={workdir}", f"--input={real_data / 'chest_ct_dicom'}",
         f"--output={out}")  # fmt: skip
     mask = sitk.ReadImage(str(out / "chest_ct_dicom_mask.nii.gz"))

@@ -51,7 +51,7 @@ def test_a_job_stops_goes_on_and_names_who_died(main, tmp_path, job, numbers, on
     scored = {p: p.stat().st_mtime_ns for p in (tmp_path / "evaluation").glob("*/*.json")}
     with job(main(train__steps=2)) as processes:
         assert [processes.end(number)[0] for number in range(2)] == [0, 0]
-    assert json.loads((tmp_path / "metrics.json").read_text())["step"] <= 2
+    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["step"] <= 2
     assert all(p.stat().st_mtime_ns == before for p, before in scored.items())
 
     # The latest checkpoint is broken: all go back to the one before. A disk that is full for a

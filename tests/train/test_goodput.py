@@ -21,7 +21,7 @@ def clock(monkeypatch):
 
 
 def seconds(workdir) -> dict[str, float]:
-    found = json.loads((workdir / "goodput.json").read_text())["seconds"]
+    found = json.loads((workdir / "goodput.json").read_text(encoding="utf-8"))["seconds"]
     return {kind: s for kind, s in found.items() if s}
 
 

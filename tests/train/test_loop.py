@@ -108,7 +108,10 @@ def test_sigterm_in_validation_saves_and_the_validation_is_made_up_for(
     monkeypatch.setattr(loop.Trainer, "validate", validate)
     assert loop.train(config, dataset, parts)
     assert losses(parts) == losses(whole) and validations(parts) == validations(whole)
-    scores = [(w / "checkpoints" / "2" / "metrics" / "metrics").read_text() for w in (whole, parts)]
+    scores = [
+        (w / "checkpoints" / "2" / "metrics" / "metrics").read_text(encoding="utf-8")
+        for w in (whole, parts)
+    ]
     assert scores[0] == scores[1]  # by which the best checkpoint is chosen
 
 
@@ -119,7 +122,9 @@ def test_the_hosts_clock_may_jump(config, dataset, whole, tmp_path, monkeypatch)
     assert losses(tmp_path / "jumpy") == losses(whole)
     rows = read_rows(tmp_path / "jumpy" / "metrics.jsonl")
     assert all(0 <= row["step_ms"] < 60_000 for row in rows if "step_ms" in row)
-    seconds = json.loads((tmp_path / "jumpy" / "goodput.json").read_text())["seconds"]
+    seconds = json.loads((tmp_path / "jumpy" / "goodput.json").read_text(encoding="utf-8"))[
+        "seconds"
+    ]
     assert min(seconds.values()) >= 0 and sum(seconds.values()) < 600
 
 
@@ -159,7 +164,10 @@ def test_a_shard_that_was_cut_off_stops_training_and_is_named(config, prepared, 
 def test_logs_hold_what_is_promised(config, dataset, tmp_path):
     config.train.steps = 2
     loop.train(config, dataset, tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     train = [r for r in rows if "train/loss" in r]
     assert {"train/learning_rate", "patches_per_s", "step_ms"} <= train[0].keys()
     assert any("validation/dice" in r for r in rows)

@@ -67,7 +67,7 @@ def test_rolled_back_equals_a_run_that_never_had_the_batch(config, dataset, tmp_
     poison(3)
     assert loop.train(config, dataset, poisoned)
     assert losses(poisoned) == losses(without) and set(losses(without)) == {1, 2, 3, 4}
-    assert (poisoned / "skipped.json").read_text() == "[3]"
+    assert (poisoned / "skipped.json").read_text(encoding="utf-8") == "[3]"
 
 
 def test_a_run_that_goes_wrong_again_and_again_stops(config, dataset, tmp_path):

@@ -26,7 +26,7 @@ def test_losses_survive_to_the_last_bit_and_nan_is_null(tmp_path):
     loss = 0.1 + 0.2
     with Writer(tmp_path, 0, 1) as writer:
         writer.write(1, {"train/loss": loss, "other": float("nan")})
-    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    (line,) = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line) == {"step": 1, "train/loss": loss, "other": None}
 
 
@@ -40,7 +40,7 @@ def test_what_a_full_disk_has_no_place_for_is_written_later(tmp_path, capsys):
                 writer.write(step, {"train/loss": float(step)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["train/loss"] for line in lines] == list(range(1, 500))
     assert capsys.readouterr().out.count("metrics.jsonl: File too large; trying again") == 1
 

@@ -54,7 +54,7 @@ def test_a_peer_is_told_our_split_and_never_a_test_label(raw, dataset):
     assert scored_images(raw).keys() == {*splits["validation"], *splits["test"]}
     labels = {path.name for path in (raw / DATASET / "labelsTr").iterdir()}
     assert labels == {f"{uid}.nii.gz" for uid in (*splits["train"], *splits["validation"])}
-    description = json.loads((raw / DATASET / "dataset.json").read_text())
+    description = json.loads((raw / DATASET / "dataset.json").read_text(encoding="utf-8"))
     assert description["numTraining"] == len(labels) == len(splits["train"]) + 1
     assert max(description["labels"], key=description["labels"].get) == "ignore"
 
@@ -77,7 +77,7 @@ def test_it_is_done_once_and_anew_for_another_truth(raw, luna16, dataset, config
     path = label_path(raw, dataset.scans("train")[0]["series_uid"])
     path.write_text("as it was left")
     convert(open_source(luna16), dataset, config.data, raw)
-    assert path.read_text() == "as it was left"
+    assert path.read_text(encoding="utf-8") == "as it was left"
     config.data.consensus = 4
     convert(open_source(luna16), dataset, config.data, raw)
     assert read_image(path)[0].any()

@@ -25,7 +25,7 @@ def test_a_system_that_is_done_is_left_and_one_that_was_interrupted_starts_anew(
     with pytest.raises(InputError, match="system: was stopped"):
         run(out, PRINTS, SCANS)
     assert not (out / "half").exists()
-    assert (out / "run.log").read_text().strip() == f"['--out={out}']"
+    assert (out / "run.log").read_text(encoding="utf-8").strip() == f"['--out={out}']"
     write_system(out, "system", {})
     (out / "run.log").unlink()
     run(out, PRINTS, SCANS)

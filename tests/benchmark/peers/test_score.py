@@ -44,7 +44,7 @@ def test_the_truth_has_dice_one_as_nothing_is_resampled(peer, luna16, dataset, c
     metrics = score(peer("perfect"), open_source(luna16), dataset, config)
     assert metrics["nodule_dice"] == metrics["dice"] == metrics["cpm"] == 1
     assert metrics["false_positives_per_scan"] == 0
-    report = (peer("perfect") / "report.html").read_text()
+    report = (peer("perfect") / "report.html").read_text(encoding="utf-8")
     assert "perfect" in report and "8 8 8" in report and "Versions" not in report
 
 

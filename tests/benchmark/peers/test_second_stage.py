@@ -43,6 +43,6 @@ def test_both_stages_are_a_system_with_its_own_masks_and_marks(config, dataset, 
     scored, _ = scored_split(both, "test")
     marks = [scan["marks"] for scan in scored.values()]
     assert marks and all(score == pytest.approx(0.1) for own in marks for *_, score in own)
-    stored = json.loads((both / "metrics.json").read_text())
+    stored = json.loads((both / "metrics.json").read_text(encoding="utf-8"))
     assert stored["sensitivity"] == metrics["second_stage"]["sensitivity"]
     assert set(stored["intervals"]["sensitivity"].values()) == {None}
