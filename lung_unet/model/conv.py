@@ -42,6 +42,7 @@ def conv3d_transpose(x: Array, kernel: Array) -> Array:
     return _conv3d_transpose(x, kernel.astype(x.dtype))
 
 
+@jax.named_scope("pool")
 def max_pool3d(x: Array, window: Sequence[int]) -> Array:
     """Returns the maxima of x over blocks of window, (B, D / wd, H / wh, W / ww, C).
 
@@ -56,6 +57,7 @@ def max_pool3d(x: Array, window: Sequence[int]) -> Array:
     return x
 
 
+@jax.named_scope("pool")
 def mean_pool3d(x: Array, window: Sequence[int]) -> Array:
     """Returns the means of x over blocks of window, as `max_pool3d` the maxima."""
     b, d, h, w, c = x.shape

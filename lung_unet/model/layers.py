@@ -89,6 +89,7 @@ class Norm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels))
         self.groups = channels if kind == "instance" else min(8, channels)
 
+    @jax.named_scope("norm")
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
         wide = x.astype(jnp.float32)
