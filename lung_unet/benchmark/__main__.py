@@ -1,8 +1,8 @@
 """Measure this machine: the train step and its parts, the input pipeline, inference, preparation.
 
     python -m lung_unet.benchmark --config=configs/unet3d.py[:variant] [--config.key=value]
-        [--what=step,conv,augment,input,inference,prepare,collectives,scaling,program] [--json=FILE]
-        [--repeats=5] [--target=h200,v5e,… [--devices=N]]
+        [--what=step,conv,augment,input,inference,prepare,collectives,scaling,program]
+        [--json=FILE] [--repeats=5] [--target=h200,v5e,… [--devices=N]]
 
 Each measurement prints a table: medians of several repeats after a warm-up, the lowest and highest
 beside them, and the CPU time of the process, which other work on the machine disturbs less.
@@ -105,7 +105,8 @@ def here(name: str) -> dict:
     """Measures one thing in this process; returns {name: numbers, "about": where}."""
     config, repeats = _CONFIG.value, _REPEATS.value
     if name == "program":
-        numbers = target_program.measure_program(config, _TARGET.value, _DEVICES.value)
+        given = _TARGET.value or []
+        numbers = target_program.measure_program(config, given, _DEVICES.value)
         target_program.show_program(numbers)
         return {"about": about(), name: numbers}
     command.set_up_jax()

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from lung_unet.benchmark.program import compile_step, program_mb
 from lung_unet.benchmark.synthetic import abstract_batch
 from lung_unet.errors import InputError
-from lung_unet.model.conv import accelerator_convolutions
+from lung_unet.model.backend import accelerator_formulations
 from lung_unet.parallel.mesh import make_mesh
 
 
@@ -42,6 +42,6 @@ class Analysis:
             config.model.dtype = "bfloat16"
         mesh = make_mesh(config)
         batch: Any = abstract_batch(config, mesh)
-        with accelerator_convolutions() if self._stands_in else contextlib.nullcontext():
+        with accelerator_formulations() if self._stands_in else contextlib.nullcontext():
             compiled, _ = compile_step(config, mesh, batch, cached=True)
         return round(program_mb(compiled) * 1e6)
