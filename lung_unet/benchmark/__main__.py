@@ -20,7 +20,8 @@ beside them, and the CPU time of the process, which other work on the machine di
                --target, which need not be here: layouts, memory, bytes, collectives, and the time
                that a stated model predicts. launch/targets.sh installs the compilers
 
-The last three are read from compiled programs, not timed; a CPU counts as eight devices in the first two.
+The last three are read from compiled programs, not timed; a CPU counts as eight devices in the
+first two.
 
 step, conv and augment need jax, flax, optax, numpy, absl and ml_collections alone.
 """

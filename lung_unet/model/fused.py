@@ -28,7 +28,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": jax.nn.gelu,
     "silu": jax.nn.silu,
 }
-HOMOGENEOUS = (None, "relu", "leaky_relu")  # f(x) = x f'(x)
+# f(x) = x f'(x), and f' is the same for all x of one f(x).
+HOMOGENEOUS = (None, "relu", "leaky_relu")
 _VOXELS = (1, 2, 3)
 
 
@@ -110,18 +111,26 @@ def _fused(groups, activation, follows, x, scale, bias, head):
     if follows.pool is None:
         return z, mean, square, None
     pooled, choice = pool_choice(z, follows.pool)
-    slope = jax.vjp(partial(activate, activation), normalised)[1](jnp.ones_like(z))[0]
-    slope = slope.astype(jnp.float32)
-    slopes = pool_weighted(choice, slope, follows.pool)
-    moments = pool_weighted(choice, slope * wide, follows.pool)
-    # Or XLA keeps them in float32.
-    kept = lax.optimization_barrier((slopes.astype(x.dtype), moments.astype(x.dtype)))
-    return (z, pooled), mean, square, Pooled(choice, *kept)
+    slope = _slope(activation, normalised)
+    moments = pool_weighted(choice, slope * wide, follows.pool).astype(x.dtype)
+    if activation in HOMOGENEOUS:
+        slopes = pooled  # which have the slopes of the voxels that attain them
+    else:
+        slopes = pool_weighted(choice, slope, follows.pool).astype(x.dtype)
+    # Or XLA keeps float32.
+    moments, slopes = lax.optimization_barrier((moments, slopes))
+    return (z, pooled), mean, square, Pooled(choice, slopes, moments)
+
+
+def _slope(activation: str | None, x: Array) -> Array:
+    slope = jax.vjp(partial(activate, activation), x)[1](jnp.ones_like(x))[0]
+    return slope.astype(jnp.float32)
 
 
 class Pooled(NamedTuple):
     """What the gradient of pooling needs, in the shape of the maxima: which voxels attain them, and
-    sums of those voxels' slopes of the activation, and of these times x."""
+    sums of those voxels' slopes of the activation, and of these times x. Instead of the slopes the
+    maxima themselves, where these have them."""
 
     choice: Array
     slopes: Array
@@ -191,8 +200,10 @@ def _two_passes(groups, activation, follows, x, scale, bias, head, mean, square,
         da, db = da * weights, db * weights
     if follows.pool is not None:  # its part is summed where it is small
         of_pooled = g[1].astype(jnp.float32)
+        homogeneous = activation in HOMOGENEOUS
+        slopes = _slope(activation, pooled.slopes) if homogeneous else pooled.slopes
         da += jnp.sum(of_pooled * pooled.moments.astype(jnp.float32), _VOXELS)
-        db += jnp.sum(of_pooled * pooled.slopes.astype(jnp.float32), _VOXELS)
+        db += jnp.sum(of_pooled * slopes.astype(jnp.float32), _VOXELS)
     # Or XLA makes one more reduction, over samples too, of each that is then summed over samples.
     da, db, dhead = lax.optimization_barrier((da, db, dhead))
     dmean, dsquare, dscale, dbias = transpose((da, db))
