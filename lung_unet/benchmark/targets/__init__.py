@@ -92,7 +92,7 @@ def find(name: str) -> Target:
     if name in _TPUS:
         return _TPUS[name]
     path = pathlib.Path(name) if name.endswith(".txtpb") else FOLDER / f"{name}.txtpb"
-    if path.parent == FOLDER and name not in known():
+    if not name.endswith(".txtpb") and name not in known():
         raise InputError(
             f"--target={name}: choose some of {', '.join(known())}, or give the path of a GPU's "
             "description (.txtpb)"
