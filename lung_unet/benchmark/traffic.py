@@ -22,6 +22,8 @@ CHANNELS = 8  # tensor cores take channels by so many: fewer cost as much
 _COLLECTIVE = re.compile(
     "(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|ragged-all-to-all)(-start)?$"
 )
+_MOVED = {"copy", "copy-start", "transpose", "slice"}
+_MOVING = _MOVED | {"bitcast", "reshape", "convert", "parameter", "constant"}
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
 
@@ -128,7 +130,7 @@ def kind(program: Program, instruction: Instruction) -> str:
         return "concatenation"
     if "reduce" in opcodes and any(_within(name, "norm") for name in names):
         return "norm statistics"
-    if opcodes <= {"copy", "transpose", "bitcast", "parameter", "slice", "copy-start", "reshape"}:
+    if opcodes <= _MOVING and opcodes & _MOVED:
         return "copies"
     for scope in ("loss", "pool"):
         if any(_within(name, scope) for name in names):
@@ -152,22 +154,22 @@ def bytes_by_kind(program: Program) -> dict[str, float]:
 
 
 def moved_activations(program: Program, voxels: int, weights: set[int]) -> list[str]:
-    """Names of what transposes or copies an activation, outside of the augmentation.
+    """Names of what does nothing but transpose or copy an activation, outside of the augmentation.
 
-    An activation has at least so many voxels and not as many elements as an array of weights.
+    An activation has at least so many voxels and not as many elements as an array of weights. What
+    is transposed while something is computed of it costs no pass of its own.
     """
     found = []
     for _, instruction, _ in program.executed():
-        if instruction.opcode in FREE:
-            continue
-        for one in program.inner(instruction):
-            if one.opcode in ("transpose", "copy", "copy-start") and any(
-                len(a.dims) >= 3 and a.size >= voxels and a.size not in weights for a in one.arrays
-            ):
-                if kind(program, instruction) != "augmentation":
-                    found.append(instruction.name)
-                break
+        if instruction.opcode not in FREE and kind(program, instruction) == "copies":
+            moved = [o for o in program.inner(instruction) if o.opcode in _MOVED - {"slice"}]
+            if any(_is_activation(array, voxels, weights) for o in moved for array in o.arrays):
+                found.append(instruction.name)
     return found
+
+
+def _is_activation(array: Array, voxels: int, weights: set[int]) -> bool:
+    return len(array.dims) >= 3 and array.size >= voxels and array.size not in weights
 
 
 def estimated_cycles(program: Program) -> int | None:

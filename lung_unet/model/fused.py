@@ -68,10 +68,15 @@ def normalise(
 
 def _plain(groups, activation, follows, x, scale, bias, head):
     wide = x.astype(jnp.float32)
-    a, b = _affine(groups, *_statistics(wide), scale, bias)
-    z = activate(activation, _apply_affine(wide, a, b).astype(x.dtype))
+    return _after(groups, activation, follows, x.dtype, wide, *_statistics(wide), scale, bias, head)
+
+
+def _after(groups, activation, follows, dtype, wide, mean, square, scale, bias, head):
+    """The result, once statistics are known."""
+    a, b = _affine(groups, mean, square, scale, bias)
+    z = activate(activation, _apply_affine(wide, a, b).astype(dtype))
     if follows.heads:
-        kernel, offset = (p.astype(x.dtype) for p in head)
+        kernel, offset = (p.astype(dtype) for p in head)
         return (conv3d(z, kernel) + offset).astype(jnp.float32)
     return z if follows.pool is None else (z, max_pool3d(z, follows.pool))
 
@@ -146,13 +151,15 @@ def _normalise(groups, activation, follows, x, scale, bias, head):
 
 def _forward(groups, activation, follows, x, scale, bias, head):
     def plain(x, scale, bias, head):
-        of_channels = jnp.zeros((x.shape[0], x.shape[-1]))
-        result = _plain(groups, activation, follows, x, scale, bias, head)
+        wide = x.astype(jnp.float32)
+        statistics = _statistics(wide)
+        then = groups, activation, follows, x.dtype
+        result = _after(*then, wide, *statistics, scale, bias, head)
         pooled = None
         if follows.pool is not None:
             nothing = jnp.zeros_like(result[1])
             pooled = Pooled(nothing.astype(jnp.uint8), nothing, nothing)
-        return result, of_channels, of_channels, pooled
+        return result, *statistics, pooled
 
     fused = partial(_fused, groups, activation, follows)
     result, *saved = by_backend(x, scale, bias, head, cpu=plain, default=fused)
@@ -161,8 +168,16 @@ def _forward(groups, activation, follows, x, scale, bias, head):
 
 def _backward(groups, activation, follows, residuals, g):
     def plain(x, scale, bias, head, mean, square, pooled, g):
-        del mean, square, pooled  # computed again: XLA sees that they are the same
-        return jax.vjp(partial(_plain, groups, activation, follows), x, scale, bias, head)[1](g)
+        del pooled  # computed again: XLA sees that it is the same
+        wide = x.astype(jnp.float32)
+        after = partial(_after, groups, activation, follows, x.dtype)
+        transpose = jax.vjp(after, wide, mean, square, scale, bias, head)[1]
+        dwide, dmean, dsquare, *others = transpose(g)
+        voxels, where = x.shape[1] * x.shape[2] * x.shape[3], (slice(None), None, None, None)
+        of_square = wide * (dsquare / voxels)[where]
+        # In the order in which the derivative of the plain formulas adds.
+        dwide = dwide + of_square + of_square + (dmean / voxels)[where]
+        return dwide.astype(x.dtype), *others
 
     two_passes = partial(_two_passes, groups, activation, follows)
     return by_backend(*residuals, g, cpu=plain, default=two_passes)

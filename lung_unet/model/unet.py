@@ -71,7 +71,8 @@ class UNet(nnx.Module):
         checkpoint = jax.checkpoint if self.remat else lambda stage: stage
         skips = []
         for level in range(len(self.encoder)):
-            skip, x = checkpoint(partial(self._encode, level))(x, draws)
+            skip, pooled = checkpoint(partial(self._encode, level))(x, draws)
+            x = skip if pooled is None else pooled
             skips.append(skip)
         features = [skips.pop()]
         for i in range(len(self.decoder)):
@@ -82,16 +83,21 @@ class UNet(nnx.Module):
 
     def _encode(
         self, level: int, x: jax.Array, draws: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        """(the activations of a level, what the next one begins with)."""
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """(the activations of a level, their maxima where the next one begins with these).
+
+        With remat a level pools what it begins with, so that the maxima need not be kept.
+        """
+        if level and self.pools and self.remat:
+            x = max_pool3d(x, self.strides[level - 1])
         *blocks, last = self.encoder[level]
         for block in blocks:
             x = block(x, draws) if isinstance(block, ResidualBlock) else block(x)
-        pools = self.pools and level < len(self.strides)
+        pools = self.pools and level < len(self.strides) and not self.remat
         if pools and isinstance(last, ConvBlock):
             return last.pooled(x, self.strides[level])
         x = last(x, draws) if isinstance(last, ResidualBlock) else last(x)
-        return x, max_pool3d(x, self.strides[level]) if pools else x
+        return x, max_pool3d(x, self.strides[level]) if pools else None
 
     def _decode(self, i: int, x: jax.Array, skip: jax.Array) -> jax.Array:
         """The activations of a level; of the finest the logits."""
