@@ -1,6 +1,7 @@
 # Makes .venv with the requirements of this machine's accelerator; sourced by the other scripts.
 #
-#   LUNG_UNET_BACKEND=cpu|cuda|tpu   overrides what is found
+#   LUNG_UNET_BACKEND=cpu|cuda|tpu   overrides what is found; targets makes .venv-targets instead,
+#                                    with the compilers of CUDA and TPU for a machine without them
 #   PYTHON=python3.12                the Python (3.11 or newer) that makes the environment
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -30,23 +31,25 @@ find_backend() {
 }
 
 backend=$(find_backend)
+venv=.venv
 case "$backend" in
   cpu) requirements=(-r requirements.txt) ;;
   cuda | tpu) requirements=(-r requirements.txt -r "requirements-$backend.txt") ;;
-  *) echo "error: LUNG_UNET_BACKEND=$backend: choose cpu, cuda or tpu" >&2; exit 1 ;;
+  targets) requirements=(-r requirements.txt -r requirements-targets.txt); venv=.venv-targets ;;
+  *) echo "error: LUNG_UNET_BACKEND=$backend: choose cpu, cuda, tpu or targets" >&2; exit 1 ;;
 esac
 [ -z "${WITH_DEV:-}" ] || requirements+=(-r requirements-dev.txt)
 
 # The stamp is written last, so that an interrupted installation is done again.
-stamp=".venv/installed-$backend${WITH_DEV:+-dev}"
+stamp="$venv/installed-$backend${WITH_DEV:+-dev}"
 wanted=$(cat requirements*.txt | cksum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   python=$(find_python) || exit 1
-  echo "setting up .venv for $backend ($("$python" --version))"
+  echo "setting up $venv for $backend ($("$python" --version))"
   # venv writes bin/activate last: without it, it was interrupted. uv's has no pip.
-  { [ -e .venv/bin/activate ] &&
-    { .venv/bin/python -c "import pip" || .venv/bin/python -m ensurepip; }; } >/dev/null 2>&1 ||
-    "$python" -m venv --clear .venv || exit 1
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check "${requirements[@]}" || exit 1
+  { [ -e $venv/bin/activate ] &&
+    { $venv/bin/python -c "import pip" || $venv/bin/python -m ensurepip; }; } >/dev/null 2>&1 ||
+    "$python" -m venv --clear "$venv" || exit 1
+  $venv/bin/python -m pip install --quiet --disable-pip-version-check "${requirements[@]}" || exit 1
   echo "$wanted" >"$stamp"
 fi

@@ -48,7 +48,7 @@ def test_every_text_file_has_its_encoding(path):
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("path.read_text(encoding="utf-8")", True), ("path.write_text(text)", True), ("open(path)", True),
+        ("path.read_text()", True), ("path.write_text(text)", True), ("open(path)", True),
         ("open(path, 'w', newline='')", True), ("path.open()", True), ("path.open('a')", True),
         ("open(path, mode='r')", True), ("gzip.open(path, 'rt')", True),
         ("subprocess.run(command, text=True)", True),

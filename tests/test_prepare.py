@@ -18,7 +18,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """What is prepared; not inputs.json, which is of the files that it was prepared from."""
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != "inputs.json"]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 def test_prepares_a_folder(luna16, prepared, tmp_path):

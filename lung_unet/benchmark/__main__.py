@@ -1,8 +1,8 @@
 """Measure this machine: the train step and its parts, the input pipeline, inference, preparation.
 
     python -m lung_unet.benchmark --config=configs/unet3d.py[:variant] [--config.key=value]
-        [--what=step,conv,augment,input,inference,prepare,collectives,scaling] [--json=FILE]
-        [--repeats=5]
+        [--what=step,conv,augment,input,inference,prepare,collectives,scaling,program]
+        [--json=FILE] [--repeats=5] [--target=h200,v5e,… [--devices=N]]
 
 Each measurement prints a table: medians of several repeats after a warm-up, the lowest and highest
 beside them, and the CPU time of the process, which other work on the machine disturbs less.
@@ -16,8 +16,12 @@ beside them, and the CPU time of the process, which other work on the machine di
     collectives  what the devices of config.mesh say to each other in a step: counts and bytes, with
                the accelerators' convolutions; theirs is --config.model.dtype=bfloat16
     scaling    what a device computes and moves in a step, from 1 to 8 devices over each axis
+    program    the train step and the sliding window's program, compiled for the accelerators of
+               --target, which need not be here: layouts, memory, bytes, collectives, and the time
+               that a stated model predicts. launch/targets.sh installs the compilers
 
-The last two are read from compiled programs, not timed; a CPU counts as eight devices there.
+The last three are read from compiled programs, not timed; a CPU counts as eight devices in the
+first two.
 
 step, conv and augment need jax, flax, optax, numpy, absl and ml_collections alone.
 """
@@ -36,11 +40,12 @@ import tempfile
 from absl import flags
 
 from lung_unet import command
+from lung_unet.benchmark import target_program, targets
 from lung_unet.errors import InputError
 from lung_unet.files import write_text
 
 COMPILED = ("collectives", "scaling")
-KNOWN = ("step", "conv", "augment", "input", "inference", "prepare", *COMPILED)
+KNOWN = ("step", "conv", "augment", "input", "inference", "prepare", *COMPILED, "program")
 PACKAGES = ("lung_unet", "jax", "jaxlib", "flax", "optax", "numpy", "grain")
 
 _CONFIG = command.define_config("configs/unet3d.py")
@@ -62,6 +67,19 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 
+_TARGET = flags.DEFINE_list(
+    "target",
+    None,
+    "program: the accelerators to compile for, as h200,v5e, or paths of GPUs' descriptions.",
+)
+_DEVICES = flags.DEFINE_integer(
+    "devices",
+    None,
+    "program: devices to compile for; config.mesh.data becomes what makes so many.",
+    lower_bound=1,
+)
+
+
 def main() -> None:
     names = list(dict.fromkeys(_WHAT.value))
     for name in names:
@@ -71,17 +89,28 @@ def main() -> None:
         raise InputError(f"--what is empty: choose some of {','.join(KNOWN)}")
     if _PROFILE.value and "step" not in names:
         raise InputError("--profile traces the train step; add step to --what")
+    if "program" in names and not _TARGET.value:
+        raise InputError(f"--what=program needs --target: some of {','.join(targets.known())}")
+    if "program" not in names and _TARGET.value:
+        raise InputError("--target is what --what=program compiles for; add program to --what")
     results = here(names[0]) if len(names) == 1 else apart(names)
     if _JSON.value:
         text = " ".join(["python -m lung_unet.benchmark", *sys.argv[1:]])
         results["about"] |= {"command": text}
         write_text(_JSON.value, json.dumps(results, indent=1))
+    if told := target_program.too_large(results.get("program", {})):
+        raise InputError(told)
 
 
 def here(name: str) -> dict:
     """Measures one thing in this process; returns {name: numbers, "about": where}."""
-    command.set_up_jax()
     config, repeats = _CONFIG.value, _REPEATS.value
+    if name == "program":
+        given = _TARGET.value or []
+        numbers = target_program.measure_program(config, given, _DEVICES.value)
+        target_program.show_program(numbers)
+        return {"about": about(), name: numbers}
+    command.set_up_jax()
     if name in COMPILED:
         import jax
 
@@ -109,7 +138,9 @@ def apart(names: list[str]) -> dict:
         for name in names:
             path = pathlib.Path(folder) / "result.json"
             profile = _PROFILE.value if name == "step" and _PROFILE.value else ""
+            target = ",".join(_TARGET.value or ()) if name == "program" else ""
             arguments = [*sys.argv[1:], f"--what={name}", f"--json={path}", f"--profile={profile}"]
+            arguments.append(f"--target={target}")
             done = subprocess.run([sys.executable, "-m", "lung_unet.benchmark", *arguments])
             if done.returncode:
                 sys.exit(done.returncode)

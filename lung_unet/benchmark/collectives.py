@@ -11,7 +11,7 @@ from lung_unet.benchmark import synthetic
 from lung_unet.benchmark.augment import without_augmentation
 from lung_unet.benchmark.program import compile_step, program_mb
 from lung_unet.benchmark.tables import print_table
-from lung_unet.model.conv import accelerator_convolutions
+from lung_unet.model.backend import accelerator_formulations
 from lung_unet.parallel.mesh import make_mesh, put_batch
 
 _KINDS = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
@@ -53,7 +53,7 @@ def measure_collectives(config: ConfigDict) -> dict:
     """
     mesh = make_mesh(config)
     batch = put_batch(synthetic.batch(config), mesh)
-    with accelerator_convolutions():
+    with accelerator_formulations():
         compiled, _ = compile_step(without_augmentation(config), mesh, batch, cached=True)
     return {
         "data": config.mesh.data,

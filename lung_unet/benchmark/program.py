@@ -17,26 +17,39 @@ from lung_unet.train.step import (
     abstract_state,
     init_state,
     make_apply,
+    make_gradient,
     make_train_step,
 )
 
 
 def compile_step(
-    config: ConfigDict, mesh: Mesh, batch: Batch, cached: bool = False
+    config: ConfigDict,
+    mesh: Mesh,
+    batch: Batch,
+    cached: bool = False,
+    make_gradient: Callable = make_gradient,
 ) -> tuple[jax.stages.Compiled, float]:
     """(the compiled step, seconds that it took), by default without the cache on disk."""
     apply, init = make_apply(config)
     optimizer = make_optimizer(config)
-    step = make_train_step(config, apply, optimizer, mesh)
+    step = make_train_step(config, apply, optimizer, mesh, make_gradient)
     assert isinstance(step, jax.stages.Wrapped)  # a jitted function
     state = abstract_state(config, init, optimizer, mesh)
     print("compiling the train step")
-    with contextlib.nullcontext() if cached else _no_cache():
-        start = time.perf_counter()
-        compiled = step.lower(state, batch).compile()
-        seconds = time.perf_counter() - start
+    lowered = step.lower(state, batch)
+    compiled, seconds = compile_lowered(lowered, cached)
     release_freed_memory()
     return compiled, seconds
+
+
+def compile_lowered(
+    lowered: jax.stages.Lowered, cached: bool = False
+) -> tuple[jax.stages.Compiled, float]:
+    """(the compiled program, seconds that it took), by default without the cache on disk."""
+    with contextlib.nullcontext() if cached else _no_cache():
+        start = time.perf_counter()
+        compiled = lowered.compile()
+        return compiled, time.perf_counter() - start
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from lung_unet.benchmark.augment import without_augmentation
 from lung_unet.benchmark.collectives import collectives
 from lung_unet.benchmark.program import compile_step, program_mb
 from lung_unet.benchmark.tables import print_table
-from lung_unet.model.conv import accelerator_convolutions
+from lung_unet.model.backend import accelerator_formulations
 from lung_unet.parallel.mesh import make_mesh, put_batch
 
 DEVICES = 8
@@ -46,7 +46,7 @@ def _measure(one: ConfigDict, axis: str, count: int) -> dict[str, float]:
         config.data.patch = (depth * count, *rest)
     mesh = make_mesh(config)
     batch = put_batch(synthetic.batch(config), mesh)
-    with accelerator_convolutions():
+    with accelerator_formulations():
         compiled, _ = compile_step(config, mesh, batch, cached=True)
     cost = dict(compiled.cost_analysis() or {})
     sent = collectives(compiled)

@@ -21,7 +21,8 @@ from lung_unet.benchmark.tables import print_table
 from lung_unet.benchmark.timing import Timing, measure
 from lung_unet.model import unet
 from lung_unet.model.conv import max_pool3d
-from lung_unet.model.layers import ACTIVATIONS, Norm
+from lung_unet.model.fused import ACTIVATIONS
+from lung_unet.model.layers import Norm
 from lung_unet.model.levels import Axes, scales_of
 from lung_unet.model.losses import at_all_levels, make_loss
 from lung_unet.parallel.mesh import BATCH_AND_DEPTH, REPLICATED

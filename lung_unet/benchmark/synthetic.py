@@ -1,9 +1,13 @@
 """What the measurements run on: batches and scans of the real shapes and types, nothing read."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from lung_unet.data.scan import IGNORE, READERS
+from lung_unet.parallel.mesh import BATCH
 
 NOISE_HU = 30.0
 
@@ -20,6 +24,31 @@ def batch(config: ConfigDict) -> dict[str, np.ndarray]:
     hu = np.where(labels == READERS, 20, -850) + rng.normal(0, NOISE_HU, shape)
     block = np.full(len(hu), -1, np.int32)
     return {"hu": hu.astype(np.int16), "labels": labels, "block": block}
+
+
+def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, types and shardings of such a batch, to compile for; nothing is on a device."""
+    sharding = NamedSharding(mesh, BATCH)
+    count = config.train.batch_size
+
+    def array(dtype: jnp.dtype, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=sharding)
+
+    if config.get("task") == "classification":
+        from lung_unet.data.crops import crop_size  # which imports Grain
+
+        crop = crop_size(tuple(config.data.patch))
+        return {
+            "hu": array(jnp.int16, *crop),
+            "nodule": array(jnp.uint8),
+            "malignancy": array(jnp.float32),
+        }
+    patch = config.data.patch
+    return {
+        "hu": array(jnp.int16, *patch),
+        "labels": array(jnp.uint8, *patch),
+        "block": array(jnp.int32),
+    }
 
 
 def chest(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:

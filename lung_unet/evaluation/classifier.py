@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from lung_unet.data.crops import crop_size, cut
 from lung_unet.data.volume import AIR_HU, Volume
 from lung_unet.errors import InputError
+from lung_unet.parallel.compiler import compiler_options
 from lung_unet.parallel.mesh import REPLICATED
 from lung_unet.train.augment import window
 from lung_unet.train.classification import opinions
@@ -67,8 +68,11 @@ class CandidateClassifier:
             total, _ = lax.scan(add, jnp.zeros_like(image), middles)
             return (image - AIR) * total / steps
 
-        self._forward: Callable = jax.jit(forward, out_shardings=replicated)
-        self._attribute: Callable = jax.jit(attribute)
+        options = compiler_options(mesh)
+        self._forward: Callable = jax.jit(
+            forward, out_shardings=replicated, compiler_options=options
+        )
+        self._attribute: Callable = jax.jit(attribute, compiler_options=options)
 
     def __call__(
         self, volume: Volume, centres_mm: Sequence[np.ndarray]

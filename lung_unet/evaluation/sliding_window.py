@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from lung_unet.data.volume import AIR_HU, bounds
 from lung_unet.errors import InputError
 from lung_unet.model.levels import scales_of
+from lung_unet.parallel.compiler import compiler_options
 from lung_unet.parallel.mesh import REPLICATED
 from lung_unet.train.augment import window
 from lung_unet.train.step import Apply
@@ -115,6 +116,35 @@ def _add(tile: jax.Array, windows: jax.Array, i: int, shift: np.ndarray) -> jax.
     return tile + lax.dynamic_slice(beyond, start, (kinds, *size))
 
 
+def make_window_step(config: ConfigDict, apply: Apply, mesh: Mesh) -> jax.stages.Wrapped:
+    """The compiled (params, hu, blend) → what a batch of windows adds to the sums.
+
+    hu is int16 (batch, D, H, W), blend (D, H, W); the result is float32 (kinds, batch, D, H, W):
+    the probability, and where there are mirrors its variance between them, times blend.
+    """
+    mirrors = jnp.array(_mirrors(config.evaluation.mirror_axes))
+    views = len(mirrors)
+    kinds = 1 if views == 1 else 2
+
+    def forward(params: dict, hu: jax.Array, blend: jax.Array) -> jax.Array:
+        image = window(hu, config.data.window_hu)
+
+        def add_view(sums: jax.Array, mirror: jax.Array) -> tuple[jax.Array, None]:
+            logits = apply(params, _flip(image, mirror)[..., None])[..., 0]
+            probability = _flip(jax.nn.sigmoid(logits), mirror)
+            return sums + jnp.stack([probability, probability**2][:kinds]), None
+
+        sums, _ = lax.scan(add_view, jnp.zeros((kinds, *image.shape)), mirrors)
+        mean, *squares = sums / views
+        return jnp.stack([mean, *(s - mean**2 for s in squares)]) * blend
+
+    return jax.jit(
+        forward,
+        out_shardings=NamedSharding(mesh, REPLICATED),
+        compiler_options=compiler_options(mesh),
+    )
+
+
 class Predictor:
     """Callable: nodule probability float32 (z, y, x) of a volume; 0 where no window looked.
 
@@ -133,25 +163,10 @@ class Predictor:
         self._batch = -(-evaluation.batch_size // mesh.size) * mesh.size
         replicated = NamedSharding(mesh, REPLICATED)
         self._split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-        mirrors = jnp.array(_mirrors(evaluation.mirror_axes))
-        views = len(mirrors)
-        self._kinds = 1 if views == 1 else 2  # the probability, and its variance between mirrors
+        self._kinds = 2 if evaluation.mirror_axes else 1  # probability, variance between mirrors
         self._gaussian = gaussian(self._size)
         self._blend = jax.device_put(self._gaussian, replicated)
-
-        def forward(params: dict, hu: jax.Array, blend: jax.Array) -> jax.Array:
-            image = window(hu, config.data.window_hu)
-
-            def add_view(sums: jax.Array, mirror: jax.Array) -> tuple[jax.Array, None]:
-                logits = apply(params, _flip(image, mirror)[..., None])[..., 0]
-                probability = _flip(jax.nn.sigmoid(logits), mirror)
-                return sums + jnp.stack([probability, probability**2][: self._kinds]), None
-
-            sums, _ = lax.scan(add_view, jnp.zeros((self._kinds, *image.shape)), mirrors)
-            mean, *squares = sums / views
-            return jnp.stack([mean, *(s - mean**2 for s in squares)]) * blend
-
-        self._forward: Callable = jax.jit(forward, out_shardings=replicated)
+        self._forward: Callable = make_window_step(config, apply, mesh)
         self._zeros = jax.jit(
             partial(jnp.zeros, (self._kinds, *self._size)), out_shardings=replicated
         )

@@ -1,24 +1,17 @@
 """The layers of the U-Net. Activations are (batch, depth, height, width, channel)."""
 
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lung_unet.model.conv import conv3d, conv3d_transpose, mean_pool3d
+from lung_unet.model.conv import conv3d, conv3d_of_parts, conv3d_transpose, max_pool3d, mean_pool3d
+from lung_unet.model.fused import ACTIVATIONS, Follows, activate, normalise
 from lung_unet.model.levels import Axes
 
-LEAK = 0.01
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": jax.nn.relu,
-    "leaky_relu": lambda x: jax.nn.leaky_relu(x, LEAK),
-    "gelu": jax.nn.gelu,
-    "silu": jax.nn.silu,
-}
 NORMS = ("instance", "group", "none")
-EPSILON = 1e-5
 HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 
@@ -42,8 +35,13 @@ class Conv(nnx.Module):
         self.stride = stride
         self.dtype = dtype
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = conv3d(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride)
+    def __call__(self, *parts: jax.Array) -> jax.Array:
+        """The convolution of an array, or at stride 1 of several joined along their channels."""
+        kernel = self.kernel[...].astype(self.dtype)
+        if len(parts) == 1:
+            y = conv3d(parts[0].astype(self.dtype), kernel, self.stride)
+        else:
+            y = conv3d_of_parts([part.astype(self.dtype) for part in parts], kernel)
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
@@ -82,29 +80,26 @@ class Upsample(nnx.Module):
 
 
 class Norm(nnx.Module):
-    """Instance or group normalisation; statistics in float32, in one pass over the activations."""
+    """Instance or group normalisation; statistics in float32 (`fused.py`)."""
 
     def __init__(self, channels: int, kind: str, *, rngs: nnx.Rngs):
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
         self.groups = channels if kind == "instance" else min(8, channels)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        channels = x.shape[-1]
-        wide = x.astype(jnp.float32)
-        mean = jnp.mean(wide, (1, 2, 3))
-        square = jnp.mean(wide * wide, (1, 2, 3))
-        if self.groups < channels:
-            members = channels // self.groups
-            mean, square = (
-                jnp.repeat(v.reshape(-1, self.groups, members).mean(-1), members, 1)
-                for v in (mean, square)
-            )
-        variance = jnp.maximum(square - mean * mean, 0.0)
-        scale = self.scale[...] * jax.lax.rsqrt(variance + EPSILON)
-        shift = self.bias[...] - mean * scale
-        where = (slice(None), None, None, None)
-        return (wide * scale[where] + shift[where]).astype(x.dtype)
+    def __call__(
+        self, x: jax.Array, *head: jax.Array, activation: str | None = None, **follows: Any
+    ) -> Any:
+        """x normalised, then its activation and what `Follows(**follows)` says."""
+        return normalise(
+            x,
+            self.scale[...],
+            self.bias[...],
+            *head,
+            groups=self.groups,
+            activation=activation,
+            follows=Follows(**follows),
+        )
 
 
 class ConvBlock(nnx.Module):
@@ -134,11 +129,25 @@ class ConvBlock(nnx.Module):
         self.norm = None if norm == "none" else Norm(channels_out, norm, rngs=rngs)
         self.activation = activation
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.conv(x)
+    def __call__(self, *parts: jax.Array) -> jax.Array:
+        x = self.conv(*parts)
         if self.norm is not None:
-            x = self.norm(x)
-        return x if self.activation is None else ACTIVATIONS[self.activation](x)
+            return self.norm(x, activation=self.activation)
+        return activate(self.activation, x)
+
+    def pooled(self, x: jax.Array, window: Axes) -> tuple[jax.Array, jax.Array]:
+        """(what a call returns, its maxima over blocks of window)."""
+        if self.norm is None:
+            y = self(x)
+            return y, max_pool3d(y, window)
+        return self.norm(self.conv(x), activation=self.activation, pool=window)
+
+    def scored(self, head: Conv, *parts: jax.Array) -> jax.Array:
+        """float32: the head's product with what a call returns."""
+        if self.norm is None or head.bias is None:
+            return head(self(*parts)).astype(jnp.float32)
+        given = head.kernel[...], head.bias[...]
+        return self.norm(self.conv(*parts), *given, activation=self.activation, heads=True)
 
 
 class ResidualBlock(nnx.Module):

@@ -8,9 +8,8 @@ import onnx
 from flax import nnx
 from onnx import TensorProto, helper, numpy_helper
 
+from lung_unet.model.fused import EPSILON, LEAK
 from lung_unet.model.layers import (
-    EPSILON,
-    LEAK,
     Conv,
     ConvBlock,
     Norm,

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from lung_unet.errors import InputError
 from lung_unet.model.conv import max_pool3d
 from lung_unet.model.encoders import ENCODERS, conv_stage
-from lung_unet.model.layers import ACTIVATIONS, NORMS, Conv, ResidualBlock, Upsample
+from lung_unet.model.fused import ACTIVATIONS
+from lung_unet.model.layers import NORMS, Conv, ConvBlock, ResidualBlock, Upsample
 from lung_unet.model.levels import scales_of, strides_of
 
 DOWN = ("max_pool", "strided")
@@ -53,7 +54,7 @@ class UNet(nnx.Module):
         self.deep_heads = nnx.List(map(head, channels[1:-2] if model.deep_supervision else ()))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.head(self._features(x)[0]).astype(jnp.float32)
+        return self._levels(x)[0]
 
     def all_levels(self, x: jax.Array, draws: jax.Array | None = None) -> list[jax.Array]:
         """The logits that training supervises, finest first: each is smaller by a stride than the
@@ -61,36 +62,50 @@ class UNet(nnx.Module):
 
         `draws` (batch, residual blocks), uniform in 0 … 1, decide the stochastic depth.
         """
-        heads = (self.head, *self.deep_heads)
-        return [
-            head(features).astype(jnp.float32)
-            for head, features in zip(heads, self._features(x, draws), strict=False)
-        ]
+        logits, *features = self._levels(x, draws)
+        deep = zip(self.deep_heads, features, strict=False)
+        return [logits, *(head(x).astype(jnp.float32) for head, x in deep)]
 
-    def _features(self, x: jax.Array, draws: jax.Array | None = None) -> list[jax.Array]:
-        """The activations at the end of the network and of each level below it, finest first."""
+    def _levels(self, x: jax.Array, draws: jax.Array | None = None) -> list[jax.Array]:
+        """The logits, then the activations at the end of each level below, finest first."""
         checkpoint = jax.checkpoint if self.remat else lambda stage: stage
         skips = []
         for level in range(len(self.encoder)):
-            x = checkpoint(partial(self._encode, level))(x, draws)
-            skips.append(x)
+            skip, pooled = checkpoint(partial(self._encode, level))(x, draws)
+            x = skip if pooled is None else pooled
+            skips.append(skip)
         features = [skips.pop()]
         for i in range(len(self.decoder)):
             features.append(checkpoint(partial(self._decode, i))(features[-1], skips.pop()))
+        if not self.decoder:
+            features.append(self.head(features[0]).astype(jnp.float32))
         return features[::-1]
 
-    def _encode(self, level: int, x: jax.Array, draws: jax.Array | None) -> jax.Array:
-        if level and self.pools:
+    def _encode(
+        self, level: int, x: jax.Array, draws: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """(the activations of a level, their maxima where the next one begins with these).
+
+        With remat a level pools what it begins with, so that the maxima need not be kept.
+        """
+        if level and self.pools and self.remat:
             x = max_pool3d(x, self.strides[level - 1])
-        for block in self.encoder[level]:
+        *blocks, last = self.encoder[level]
+        for block in blocks:
             x = block(x, draws) if isinstance(block, ResidualBlock) else block(x)
-        return x
+        pools = self.pools and level < len(self.strides) and not self.remat
+        if pools and isinstance(last, ConvBlock):
+            return last.pooled(x, self.strides[level])
+        x = last(x, draws) if isinstance(last, ResidualBlock) else last(x)
+        return x, max_pool3d(x, self.strides[level]) if pools else None
 
     def _decode(self, i: int, x: jax.Array, skip: jax.Array) -> jax.Array:
-        x = jnp.concatenate([self.ups[i](x), skip], -1)
-        for conv in self.decoder[i]:
-            x = conv(x)
-        return x
+        """The activations of a level; of the finest the logits."""
+        *blocks, last = self.decoder[i]
+        parts = [self.ups[i](x), skip]
+        for block in blocks:
+            parts = [block(*parts)]
+        return last.scored(self.head, *parts) if i == len(self.decoder) - 1 else last(*parts)
 
 
 def build(config: ConfigDict, rngs: nnx.Rngs) -> UNet:

@@ -4,6 +4,7 @@ A batch is split over `data`, the depth of each patch over `space`; parameters a
 XLA adds halo exchanges and reductions, so the step is the same code on one device and on many.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,16 +20,18 @@ BATCH = PartitionSpec("data")
 BATCH_AND_DEPTH = PartitionSpec("data", "space")
 
 
-def make_mesh(config: ConfigDict) -> Mesh:
+def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh that `config.mesh` asks for: over the first devices in one process, over all of them
-    in many.
+    in many; or over `devices`, which need not be here, to compile for.
 
     Raises:
       InputError: more devices than there are, some left over in a job of many processes, or a batch
         or patch that the mesh does not divide.
     """
     data, space = config.mesh.data, config.mesh.space
-    found, processes = jax.device_count(), jax.process_count()
+    processes = 1 if devices else jax.process_count()
+    devices = devices or jax.devices()
+    found = len(devices)
     if min(data, space) < 1 or data * space > found or (processes > 1 and data * space < found):
         raise InputError(
             f"config.mesh = {data} × {space} (data × space) needs {data * space} devices, "
@@ -53,7 +56,7 @@ def make_mesh(config: ConfigDict) -> Mesh:
             f"{space * coarsest} = config.mesh.space {space} × {coarsest}, by which the network's "
             f"strides shrink it"
         )
-    return _mesh(jax.devices()[: data * space], data, space)
+    return _mesh(devices[: data * space], data, space)
 
 
 def make_local_mesh(config: ConfigDict) -> Mesh:
@@ -65,7 +68,7 @@ def make_local_mesh(config: ConfigDict) -> Mesh:
     return _mesh(devices, len(devices), 1)
 
 
-def _mesh(devices: list[jax.Device], data: int, space: int) -> Mesh:
+def _mesh(devices: Sequence[jax.Device], data: int, space: int) -> Mesh:
     axes = (AxisType.Auto,) * 2
     return Mesh(np.array(devices).reshape(data, space), ("data", "space"), axis_types=axes)
 

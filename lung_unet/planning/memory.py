@@ -4,14 +4,13 @@ import contextlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from lung_unet.benchmark.program import compile_step, program_mb
+from lung_unet.benchmark.synthetic import abstract_batch
 from lung_unet.errors import InputError
-from lung_unet.model.conv import accelerator_convolutions
-from lung_unet.parallel.mesh import BATCH, make_mesh
+from lung_unet.model.backend import accelerator_formulations
+from lung_unet.parallel.mesh import make_mesh
 
 
 class Analysis:
@@ -42,12 +41,7 @@ class Analysis:
         if self._stands_in and config.model.dtype == "auto":
             config.model.dtype = "bfloat16"
         mesh = make_mesh(config)
-        shape = (config.train.batch_size, *config.data.patch)
-        sharding = NamedSharding(mesh, BATCH)
-        batch: Any = {  # nothing but shapes
-            "hu": jax.ShapeDtypeStruct(shape, jnp.int16, sharding=sharding),
-            "labels": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding),
-        }
-        with accelerator_convolutions() if self._stands_in else contextlib.nullcontext():
+        batch: Any = abstract_batch(config, mesh)
+        with accelerator_formulations() if self._stands_in else contextlib.nullcontext():
             compiled, _ = compile_step(config, mesh, batch, cached=True)
         return round(program_mb(compiled) * 1e6)

@@ -19,6 +19,7 @@ from lung_unet.data.mining import Mining
 from lung_unet.data.scan import IGNORE
 from lung_unet.finished import METRICS
 from lung_unet.model.classifier import MIDDLE_RATING, RATINGS_A_UNIT
+from lung_unet.parallel.compiler import compiler_options
 from lung_unet.parallel.mesh import BATCH, REPLICATED
 from lung_unet.train.augment import augment, window
 from lung_unet.train.ranking import auc, average_precision, malignancy_scores
@@ -75,7 +76,8 @@ def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
     )
 
     def gradient(params: dict, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict, Metrics]:
-        images = augment_local(batch["hu"], one_a_sample(key, batch))
+        with jax.named_scope("augmentation"):
+            images = augment_local(batch["hu"], one_a_sample(key, batch))
 
         def loss(params: dict) -> jax.Array:
             terms = opinion_terms(apply(params, images), batch)
@@ -108,7 +110,12 @@ def make_validation_step(
             "distance": distance,
         }
 
-    return jax.jit(step, in_shardings=(None, NamedSharding(mesh, BATCH)), out_shardings=replicated)
+    return jax.jit(
+        step,
+        in_shardings=(None, NamedSharding(mesh, BATCH)),
+        out_shardings=replicated,
+        compiler_options=compiler_options(mesh),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from lung_unet.model import classifier, unet
 from lung_unet.model.encoders import blocks_of
 from lung_unet.model.losses import Sums, at_all_levels, make_loss
 from lung_unet.model.unet import UNet
+from lung_unet.parallel.compiler import compiler_options
 from lung_unet.parallel.mesh import (
     BATCH,
     BATCH_AND_DEPTH,
@@ -141,7 +142,8 @@ def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
 
     def gradient(params: dict, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict, Metrics]:
         keys = one_a_sample(key, batch)
-        images, labels = augment_local(batch["hu"], batch["labels"], keys)
+        with jax.named_scope("augmentation"):
+            images, labels = augment_local(batch["hu"], batch["labels"], keys)
         images = jax.lax.with_sharding_constraint(images, inner)
         labels = jax.lax.with_sharding_constraint(labels, inner)
         voxels: tuple = images, *targets_of(labels, config.data)
@@ -155,7 +157,8 @@ def make_gradient(config: ConfigDict, apply: Apply, mesh: Mesh) -> Gradient:
             images, targets, weights, *draws = voxels
             levels = [x[..., 0] for x in apply(params, images, *draws, method=UNet.all_levels)]
             wrong = jnp.sum(jax.nn.sigmoid(levels[0]) * (1 - targets) * weights, (1, 2, 3))
-            return loss_of.sums(levels, targets, weights), wrong
+            with jax.named_scope("loss"):
+                return loss_of.sums(levels, targets, weights), wrong
 
         def whole(params: dict) -> tuple[jax.Array, jax.Array]:
             total, wrong = sums(params, voxels)
@@ -196,10 +199,11 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         loss, grads, metrics = gradient(state.params, batch, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        rate = 1 - ema_decay(config, state.step)
-        ema = None if state.ema is None else optax.incremental_update(params, state.ema, rate)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            rate = 1 - ema_decay(config, state.step)
+            ema = None if state.ema is None else optax.incremental_update(params, state.ema, rate)
         metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
@@ -208,6 +212,7 @@ def make_train_step(
         in_shardings=(layout, NamedSharding(mesh, BATCH)),
         out_shardings=(layout, replicated),
         donate_argnums=0,
+        compiler_options=compiler_options(mesh),
     )
 
 
@@ -247,4 +252,8 @@ def make_validation_step(
             "true": jnp.sum(true),
         }
 
-    return jax.jit(step, in_shardings=(None, NamedSharding(mesh, BATCH)))
+    return jax.jit(
+        step,
+        in_shardings=(None, NamedSharding(mesh, BATCH)),
+        compiler_options=compiler_options(mesh),
+    )

@@ -51,7 +51,9 @@ exec "$@"
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """What is prepared; not inputs.json, which is of the files that it was prepared from."""
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != "inputs.json"]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 @pytest.fixture(scope="module")

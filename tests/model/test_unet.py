@@ -35,14 +35,15 @@ def test_each_level_has_its_strides(config):
 
     def shapes():
         module = unet.build(config, nnx.Rngs(0))
-        return module.all_levels(x), module._features(x)
+        return module.all_levels(x), module._levels(x)
 
     for config.model.down, config.model.up in itertools.product(unet.DOWN, unet.UP):
         supervised, features = jax.eval_shape(shapes)
         sizes = [(4, 8, 20), (4, 4, 10), (2, 2, 10), (1, 1, 5)]
         assert [v.shape[1:4] for v in supervised] == sizes[:2]
         assert [v.shape[1:] for v in features] == [
-            (*n, c) for n, c in zip(sizes, (2, 3, 4, 5), strict=True)
+            (*n, c)
+            for n, c in zip(sizes, (1, 3, 4, 5), strict=True)  # logits, then features
         ]
 
 
@@ -164,4 +165,6 @@ def test_rematerialisation_keeps_a_fraction_of_the_activations_for_the_same_grad
         kept.append(sum(leaf.size for leaf in jax.tree.leaves(residuals)))
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    assert kept[1] < 0.3 * kept[0]
+    voxels = 16**3
+    assert kept[0] < 23 * voxels  # without remat; 50 where norms keep what their derivative uses
+    assert kept[1] < 8 * voxels
