@@ -13,6 +13,7 @@ from lung_unet.evaluation.collect import TRAINED, Collector
 from lung_unet.evaluation.judge import NAME, SecondStage, identity_of, store
 from lung_unet.evaluation.second_stage import best_finding_threshold, best_weight, measure
 from lung_unet.evaluation.second_stage_report import WHY_NOT, why_no_auc
+from lung_unet.evaluation.summary import resampled
 from lung_unet.files import write_text
 from lung_unet.restore import restore_classifier, restore_predictor
 
@@ -102,6 +103,7 @@ def evaluate_candidates(
             **measured["intervals"],
             "sensitivity": dict.fromkeys(measured["sensitivity"]),
         },
+        "resampled": resampled(scans),
         "thresholds": {"weight": weight, "finding_threshold": threshold},
         "split": split,
         "step": step,

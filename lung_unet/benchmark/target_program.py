@@ -88,7 +88,7 @@ def _compile(python: str, config: ConfigDict, target: Target, program: str) -> d
         out = pathlib.Path(folder) / "result.json"
         name = target.name if not target.config else str(pathlib.Path(folder) / "gpu.txtpb")
         if target.config:
-            pathlib.Path(name).write_text(target.config)
+            pathlib.Path(name).write_text(target.config, encoding="utf-8")
         given = {
             "config": frozen(config), "target": name, "program": program, "out": str(out),
         }  # fmt: skip
@@ -97,14 +97,14 @@ def _compile(python: str, config: ConfigDict, target: Target, program: str) -> d
             input=json.dumps(given),
             env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=False,
         )
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip()]
             reason = lines[-1].removeprefix("error: ") if lines else f"exit code {done.returncode}"
             raise InputError(f"{target.name}: {reason}")
-        return json.loads(out.read_text())
+        return json.loads(out.read_text(encoding="utf-8"))
 
 
 def too_large(results: dict) -> str | None:

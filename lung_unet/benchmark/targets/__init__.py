@@ -98,7 +98,7 @@ def find(name: str) -> Target:
             "description (.txtpb)"
         )
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         return _gpu(path.stem, text)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--target={name}: cannot be read ({error})") from error
