@@ -82,7 +82,11 @@ def python_for(target: Target) -> str:
 
 
 def _compile(python: str, config: ConfigDict, target: Target, program: str) -> dict[str, Any]:
-    """One program, in a process of its own."""
+    """One program, in a process of its own.
+
+    Raises:
+      InputError: what it could not do, in one line.
+    """
     print(f"{target.name}: compiling the {program.replace('_', ' ')}")
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "result.json"
@@ -103,6 +107,8 @@ def _compile(python: str, config: ConfigDict, target: Target, program: str) -> d
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip()]
             reason = lines[-1].removeprefix("error: ") if lines else f"exit code {done.returncode}"
+            if reason.startswith("ModuleNotFoundError"):  # its installation was interrupted
+                reason = f"{python} is incomplete ({reason}); {INSTALL} completes its environment"
             raise InputError(f"{target.name}: {reason}")
         return json.loads(out.read_text(encoding="utf-8"))
 

@@ -1,5 +1,7 @@
 """Targets are found by name or file, and what cannot be is told."""
 
+import venv
+
 import pytest
 
 from lung_unet.benchmark import target_program, targets
@@ -42,6 +44,14 @@ def test_a_missing_plug_in_names_what_installs_it(name, monkeypatch, tmp_path):
     monkeypatch.setattr(target_program, "PLATFORMS", {"cuda": "no_such", "tpu": "no_such"})
     with pytest.raises(InputError, match=r"launch/targets\.sh"):
         target_program.python_for(targets.find(name))
+
+
+def test_an_interrupted_installation_names_what_completes_it(config, monkeypatch, tmp_path):
+    venv.create(tmp_path / "bare", with_pip=False)
+    bare = tmp_path / "bare" / "bin" / "python"
+    monkeypatch.setattr(target_program, "python_for", lambda target: str(bare))
+    with pytest.raises(InputError, match=r"bare/bin/python.*launch/targets\.sh"):
+        target_program.measure_program(config, ["h200"], None)
 
 
 def test_what_does_not_fit_says_by_how_much_and_what_would():
