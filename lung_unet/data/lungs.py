@@ -13,10 +13,10 @@ import numpy as np
 from scipy import ndimage
 
 from lung_unet.data.body import CROSS, GAS_BELOW_HU, Coarse, coarsen, find_body
-from lung_unet.data.midline import LEFT, RIGHT, find_midline, tell_apart
+from lung_unet.data.midline import LEFT, RIGHT, find_midline, spine_in_front, tell_apart
 from lung_unet.data.scan import Finding, Grid, Midline, Scan
 
-VERSION = 2  # raised where the same scan gives other lungs, or another place to search
+VERSION = 3  # raised where the same scan gives other lungs, or another place to search
 COARSE_MM = 3.0
 CHECK_MM = 5.0  # to check a mask that is there
 MIN_LITRES = 0.3  # in a scan of MIN_HEIGHT_MM or more
@@ -106,6 +106,9 @@ def _find(coarse: Coarse) -> _Found:
     codes, midline = tell_apart(accepted, coarse.spacing_mm, midline)
     codes = _closed(codes, coarse)
     doubts = []
+    if spine_in_front(coarse, body, levels):
+        doubts.append("the spine is in front, so the image is turned over or mirrored")
+        codes, midline = np.where(codes > 0, LEFT, codes).astype(np.uint8), None
     total = coarse.litres(codes)
     if total > MAX_LITRES:
         doubts.append(f"the {total:.1f} l of lung found are too many")

@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 
 from lung_unet.data.body import coarsen, find_body
+from lung_unet.data.lungs import scan_with_lungs
 from lung_unet.data.midline import LEFT, RIGHT, find_midline, tell_apart
 from lung_unet.data.scan import Grid, Midline
 
@@ -85,3 +86,37 @@ def test_the_midline_turns_with_the_patient(make_scan, degrees):
     for code, sign in ((LEFT, 1), (RIGHT, -1)):
         points = (np.argwhere(codes == code) + 0.5) * grid.spacing_mm
         assert (sign * midline.left_mm(points) > 0).mean() > 0.97
+
+
+def test_lobes_that_are_close_side_by_side_are_not_two_lungs():
+    lobes = ellipsoid((20, 30, 32), (16, 20, 8)) | ellipsoid((20, 30, 48), (16, 20, 8))
+    assert tell_apart(lobes, SPACING_MM, None)[1] is None
+
+
+@pytest.mark.parametrize("beyond", [-1024, 0, 32767])
+def test_a_round_field_of_view_within_the_body_has_no_middle(beyond):
+    hu = np.full((20, 90, 90), 40, np.int16)
+    hu[:, 25:65, 25:65] = -850
+    y, x = np.indices((90, 90)) - 44.5
+    hu[:, np.hypot(y, x) > 45] = beyond
+    assert midline_of(hu, Grid(hu.shape, SPACING_MM, np.zeros(3))) is None
+
+
+@pytest.mark.parametrize("degrees", [45, 60, 90])
+def test_there_is_no_midline_of_a_patient_who_is_turned_too_far(degrees):
+    z, y, x = np.indices((20, 90, 90)) - np.array([10, 44.5, 44.5])[:, None, None, None]
+    turn = np.deg2rad(degrees)
+    across, deep = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
+    inside = np.hypot(across / (34 + z / 5), deep / (24 + z / 5)) < 1
+    hu = np.where(inside, 40, -1000).astype(np.int16)
+    assert midline_of(hu, Grid(hu.shape, SPACING_MM, np.zeros(3))) is None
+
+
+@pytest.mark.parametrize("flips", [np.s_[:, ::-1], np.s_[:, ::-1, ::-1]])
+def test_no_side_is_told_where_the_spine_is_in_front(make_scan, flips):
+    hu, grid, _ = chest(make_scan, spine=True)
+    right = scan_with_lungs("1.2", grid, hu)
+    assert right.sides_known and not any("spine" in w for w in right.warnings)
+    wrong = scan_with_lungs("1.2", grid, hu[flips])
+    assert not wrong.sides_known and wrong.midline is None and wrong.body is not None
+    assert any("spine" in w for w in wrong.warnings)
