@@ -31,6 +31,7 @@ class Coarse:
     outside: np.ndarray  # bool: padding, and the air around the patient
     spacing_mm: np.ndarray  # (3,)
     nearest: tuple[np.ndarray, ...]  # for each axis, the coarse index of each voxel of the scan
+    blank: int = 0  # slices of the scan without an image, between others
 
     @property
     def air(self) -> np.ndarray:
@@ -55,6 +56,7 @@ def coarsen(hu: np.ndarray, spacing_mm: np.ndarray, coarse_mm: float) -> Coarse:
         for n, m, s in zip(size, coarse_size, step, strict=True)
     )
     bridge = _bridge(_blank_slices(hu))
+    blank = int(np.count_nonzero(np.diag(bridge) == 0))
     centres = [
         np.minimum(((np.arange(m) + 0.5) * s).astype(int), n - 1)
         for n, m, s in zip(size, coarse_size, step, strict=True)
@@ -70,7 +72,7 @@ def coarsen(hu: np.ndarray, spacing_mm: np.ndarray, coarse_mm: float) -> Coarse:
         np.minimum(((np.arange(n) + 0.5) / s).astype(int), m - 1)
         for n, m, s in zip(size, coarse_size, step, strict=True)
     )
-    return Coarse(coarse, _outside(coarse, padding), spacing_mm * step, nearest)
+    return Coarse(coarse, _outside(coarse, padding), spacing_mm * step, nearest, blank)
 
 
 def _blank_slices(hu: np.ndarray) -> np.ndarray:

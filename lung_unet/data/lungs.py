@@ -27,7 +27,9 @@ LARGE = 0.25  # a part is lung whatever its density from this share of the large
 SMALL = 0.02  # a part is lung, if it is as dense as lung, from this share on
 LEFT_OUT = 0.2  # air in the body besides the lungs, at their height, as a share of them
 LEFT_SHARE = (0.37, 0.57)  # of both lungs; some 0.41 to 0.48 in health
-ENDS_MM = 60.0  # between the lower, or upper, ends of the two lungs
+SHORT_MM = 40.0  # of slices with one lung alone; 12 at most in four healthy scans
+CROSS_SECTION = 0.2  # of a lung in a slice, as a share of its largest, from which a slice counts
+ALONE = 0.25  # of the larger cross-section: less of the other lung is hardly any
 COVERED = 0.8  # of the lungs that are seen, by a mask that came with the scan
 WHOLE_BODY = "the whole body is searched"
 
@@ -84,6 +86,9 @@ def scan_with_lungs(
     if midline is not None:  # from the corner of the scan to the world
         at = lps.to_world(midline.at_mm / lps.spacing_mm - 0.5)
         midline = Midline(at, lps.direction @ midline.left)
+    if coarse.blank:
+        slices = f"{coarse.blank} of {lps.shape[0]} slices"
+        warnings = (*warnings, f"{slices} hold no image; what lies there cannot be found")
     body = None
     if doubts:
         body = back(coarse.upsample(found.body)) if found.body.any() else np.ones(hu.shape, bool)
@@ -135,9 +140,13 @@ def _unequal(codes: np.ndarray, slice_mm: float) -> list[str]:
         return [f"the left lung is only {share:.0%} of the lungs found"]
     if share > LEFT_SHARE[1]:
         return [f"the right lung is only {1 - share:.0%} of the lungs found"]
-    ends = [np.searchsorted(np.cumsum(n) / n.sum(), (0.02, 0.98)) for n in (left, right)]
-    apart_mm = float(np.abs(np.subtract(*ends)).max() * slice_mm)
-    return [f"one lung ends {apart_mm:.0f} mm before the other"] if apart_mm > ENDS_MM else []
+    larger = np.maximum(left, right)
+    alone = (larger > CROSS_SECTION * larger.max()) & (np.minimum(left, right) < ALONE * larger)
+    alone_mm = float(np.count_nonzero(alone) * slice_mm)
+    if alone_mm <= SHORT_MM:
+        return []
+    missing = "left" if (left < right)[alone].mean() > 0.5 else "right"
+    return [f"over {alone_mm:.0f} mm no {missing} lung is found beside the other"]
 
 
 def _lung_parts(coarse: Coarse, air: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -91,7 +91,7 @@ def test_plausible_lungs_are_searched_alone(make_scan):
 
 
 @pytest.mark.parametrize(("opaque", "word"), [(LEFT, "left"), (RIGHT, "right")])
-@pytest.mark.parametrize("height", [30, 16])  # all of it, and its lower part
+@pytest.mark.parametrize("height", [30, 16, 13])  # all of it, and its lower part
 def test_where_a_lung_is_opaque_the_body_is_searched(make_scan, direction, opaque, word, height):
     hu, lungs, grid, _ = make_scan(0)
     hu[:height][lungs[:height] == opaque] = 30
@@ -108,6 +108,14 @@ def test_where_a_lung_is_opaque_the_body_is_searched(make_scan, direction, opaqu
     for code, side in ((LEFT, "left"), (RIGHT, "right")):
         (box,) = (tuple(map(slice, w.min(0), w.max(0) + 1)) for w in [np.argwhere(lungs == code)])
         assert lung_of(lungs[box] == code, box, scan) == side
+
+
+def test_slices_without_an_image_are_told(make_scan):
+    hu, _, grid, _ = make_scan(0)
+    hu[[10, 11, 20]] = -3024
+    scan = scan_with_lungs("1.2", grid, hu)
+    assert "3 of 30 slices" in scan.warnings[0] and scan.body is None
+    assert not scan_with_lungs("1.2", grid, make_scan(0)[0]).warnings
 
 
 def test_no_lungs_too_much_of_them_and_sides_that_are_unknown_are_not_plausible(make_scan):
