@@ -229,10 +229,15 @@ def recipe(config: ConfigDict) -> dict[str, Any]:
     """What a run must keep of its configuration, by dotted names; as JSON."""
     free = tuple(f"{name}." for name in FREE)
     flat = flattened(frozen(config))
-    # An augmentation that is never drawn is the same as none, as in runs from before there was one.
-    free += tuple(
+    return drawn_alone({key: flat[key] for key in flat if not f"{key}.".startswith(free)})
+
+
+def drawn_alone(flat: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without the augmentations of probability 0: the same as a recipe from before they
+    existed, and as one that a version before this one stored."""
+    never = tuple(
         key.removesuffix("probability")
         for key, value in flat.items()
         if key.startswith("augment.") and key.endswith(".probability") and value == 0
     )
-    return {key: flat[key] for key in flat if not f"{key}.".startswith(free)}
+    return {key: value for key, value in flat.items() if not key.startswith(never)}

@@ -22,6 +22,7 @@ from lung_unet.evaluation.pictures import MAX_FALSE_POSITIVES
 from lung_unet.evaluation.resume import each_scan, saved
 from lung_unet.evaluation.second_stage import Opinion, pooled
 from lung_unet.files import write_text
+from lung_unet.workdir import drawn_alone
 
 NAME = "second_stage.json"
 FALSE = "False positive"
@@ -74,7 +75,10 @@ class SecondStage:
         then, as a line says, the segmentation's own decides what is a finding. `members` are those
         of resume.py:member.
         """
-        if [self.segmentation] == [own | vars(point) for own in members]:
+        tuned = self.segmentation
+        if tuned and "config" in tuned:
+            tuned = tuned | {"config": drawn_alone(tuned["config"])}
+        if [tuned] == [own | vars(point) for own in members]:
             return self
         print(
             "second stage: was not tuned beside this segmentation and its thresholds; it scores, "

@@ -164,6 +164,23 @@ def test_it_is_kept_for_its_checkpoints_and_settings(oracle, config, dataset, wo
         operating_point([run, run], [7, 8], workdir)
 
 
+def test_a_version_that_stored_augmentations_never_drawn_is_understood(
+    oracle, config, dataset, workdir
+):
+    run = dataclasses.replace(load(workdir), config=config)
+    point = choose(oracle(), config, dataset, workdir, [member(run, 7)])
+    path = workdir / "operating_point.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    recipe = stored["settings"]["members"][0]["config"]
+    recipe |= {"augment.gone.probability": 0.0, "augment.gone.sigma": [1.0, 2.0]}
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    assert operating_point([run], [7], workdir) == point
+    recipe["augment.gone.probability"] = 0.1
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    with pytest.raises(InputError, match="no thresholds were chosen"):
+        operating_point([run], [7], workdir)
+
+
 def test_what_to_run_writes_where_it_is_read(config, workdir, tmp_path):
     run, new = dataclasses.replace(load(workdir), config=config), tmp_path / "new"
     for members in ([run], [run, run]):
